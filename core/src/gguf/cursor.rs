@@ -1,0 +1,102 @@
+//! Reads the header front to back through a small window.
+
+use super::{Error, MAX_NAME, Name, Part, Span};
+use crate::source::Source;
+
+/// Most bytes asked of the source at a time while the header is read.
+const WINDOW: usize = 4096;
+
+/// A place in the header, and the stretch of it that the source lends.
+pub(crate) struct Cursor<'s, S> {
+    src: &'s mut S,
+    at: u64,
+    window: Span,
+}
+
+impl<'s, S: Source> Cursor<'s, S> {
+    pub(crate) fn new(src: &'s mut S, at: u64) -> Self {
+        Cursor { src, at, window: Span { at, len: 0 } }
+    }
+
+    /// Offset of the next byte, from the start of the file.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Bytes between here and the end of the file.
+    pub(crate) fn remaining(&self) -> u64 {
+        self.src.len().saturating_sub(self.at)
+    }
+
+    /// Compares a claimed length with what the file still holds.
+    pub(crate) fn expect(&self, part: Part, bytes: u64) -> Result<(), Error> {
+        if bytes > self.remaining() {
+            return Err(Error::Truncated { part, at: self.at, needed: bytes, have: self.remaining() });
+        }
+        Ok(())
+    }
+
+    /// The next `n` bytes; more than the source can lend at once is its error.
+    pub(crate) fn bytes(&mut self, part: Part, n: usize) -> Result<&[u8], Error> {
+        self.expect(part, n as u64)?;
+        if self.at < self.window.at || self.at + n as u64 > self.window.at + self.window.len {
+            let len = WINDOW.min(self.src.max_chunk()).max(n) as u64;
+            self.window = Span { at: self.at, len: len.min(self.remaining()) };
+        }
+        let start = (self.at - self.window.at) as usize;
+        self.at += n as u64;
+        let window = self.src.chunk(self.window.at, self.window.len as usize)?;
+        Ok(&window[start..start + n])
+    }
+
+    /// Steps over `n` bytes.
+    pub(crate) fn skip(&mut self, part: Part, n: u64) -> Result<(), Error> {
+        self.expect(part, n)?;
+        self.at += n;
+        Ok(())
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self, part: Part) -> Result<[u8; N], Error> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.bytes(part, N)?);
+        Ok(out)
+    }
+
+    pub(crate) fn u32(&mut self, part: Part) -> Result<u32, Error> {
+        self.array(part).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self, part: Part) -> Result<u64, Error> {
+        self.array(part).map(u64::from_le_bytes)
+    }
+
+    /// Steps over a string and says where it lies.
+    pub(crate) fn span(&mut self, part: Part) -> Result<Span, Error> {
+        let len = self.u64(part)?;
+        let at = self.at;
+        self.skip(part, len)?;
+        Ok(Span { at, len })
+    }
+
+    /// The next string, of which a name keeps the start.
+    pub(crate) fn name(&mut self, part: Part) -> Result<Name, Error> {
+        let len = self.u64(part)?;
+        self.expect(part, len)?;
+        let kept = len.min(MAX_NAME as u64) as usize;
+        let mut bytes = [0; MAX_NAME];
+        bytes[..kept].copy_from_slice(self.bytes(part, kept)?);
+        self.skip(part, len - kept as u64)?;
+        Ok(Name { bytes, len })
+    }
+
+    /// The next string, whole.
+    pub(crate) fn string(&mut self, part: Part) -> Result<&[u8], Error> {
+        let len = self.u64(part)?;
+        self.expect(part, len)?;
+        let max = self.src.max_chunk();
+        match usize::try_from(len) {
+            Ok(n) if n <= max => self.bytes(part, n),
+            _ => Err(Error::LongString { at: self.at, len, max }),
+        }
+    }
+}

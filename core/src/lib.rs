@@ -1,0 +1,10 @@
+//! GPT-2 in a trickle of memory.
+
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod arena;
+pub mod gguf;
+pub mod source;
