@@ -7,4 +7,7 @@ extern crate std;
 
 pub mod arena;
 pub mod gguf;
+pub mod gpt2;
+pub mod ops;
+pub mod quant;
 pub mod source;

@@ -83,10 +83,9 @@ impl<'s, S: Source> Cursor<'s, S> {
         let len = self.u64(part)?;
         self.expect(part, len)?;
         let kept = len.min(MAX_NAME as u64) as usize;
-        let mut bytes = [0; MAX_NAME];
-        bytes[..kept].copy_from_slice(self.bytes(part, kept)?);
+        let name = Name::new(self.bytes(part, kept)?, len);
         self.skip(part, len - kept as u64)?;
-        Ok(Name { bytes, len })
+        Ok(name)
     }
 
     /// The next string, whole.

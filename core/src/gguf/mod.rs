@@ -55,22 +55,37 @@ pub struct Span {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name {
     bytes: [u8; MAX_NAME],
-    len: u64,
+    /// Bytes of the whole name; 64 when it has more than are kept.
+    len: u8,
 }
 
 impl Name {
+    /// A name of `len` bytes, of which `kept` are the first [`MAX_NAME`].
+    fn new(kept: &[u8], len: u64) -> Name {
+        let mut bytes = [0; MAX_NAME];
+        bytes[..kept.len()].copy_from_slice(kept);
+        Name { bytes, len: len.min(MAX_NAME as u64 + 1) as u8 }
+    }
+
     /// The whole name; `None` if it is longer than [`MAX_NAME`] or no UTF-8, which no known name is.
     pub fn as_str(&self) -> Option<&str> {
-        let len = usize::try_from(self.len).ok()?;
-        core::str::from_utf8(self.bytes.get(..len)?).ok()
+        core::str::from_utf8(self.bytes.get(..self.len.into())?).ok()
+    }
+}
+
+impl Name {
+    /// Reads a string that an entry's value points to.
+    pub(crate) fn from_span<S: Source>(src: &mut S, span: Span) -> Result<Name, Error> {
+        let kept = span.len.min(MAX_NAME as u64) as usize;
+        Ok(Name::new(src.chunk(span.at, kept)?, span.len))
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept = self.len.min(MAX_NAME as u64) as usize;
+        let kept = MAX_NAME.min(self.len.into());
         write!(f, "{}", self.bytes[..kept].escape_ascii())?;
-        if self.len > MAX_NAME as u64 { f.write_str("…") } else { Ok(()) }
+        if kept < self.len.into() { f.write_str("…") } else { Ok(()) }
     }
 }
 
@@ -451,7 +466,7 @@ fn read_info<S: Source>(cursor: &mut Cursor<'_, S>) -> Result<Info, Error> {
     if name.len == 0 {
         return Err(Error::EmptyName { part, at });
     }
-    if name.len > MAX_NAME as u64 {
+    if usize::from(name.len) > MAX_NAME {
         return Err(Error::LongName { name });
     }
     let n_dims = cursor.u32(part)?;
