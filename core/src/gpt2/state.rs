@@ -133,6 +133,11 @@ impl<'a> State<'a> {
         self.batch
     }
 
+    /// A buffer that is free between passes: at least three times `n_embd` words.
+    pub fn scratch(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(self.wide)
+    }
+
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
