@@ -8,3 +8,4 @@ extern crate std;
 pub mod arena;
 pub mod gguf;
 pub mod source;
+pub mod tokenizer;
