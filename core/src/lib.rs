@@ -11,3 +11,4 @@ pub mod gpt2;
 pub mod ops;
 pub mod quant;
 pub mod source;
+pub mod tokenizer;

@@ -51,6 +51,16 @@ pub struct Span {
     pub len: u64,
 }
 
+impl Span {
+    /// The string that lies here, of which a name keeps the start.
+    pub(crate) fn name<S: Source>(&self, src: &mut S) -> Result<Name, Error> {
+        let kept = self.len.min(MAX_NAME as u64) as usize;
+        let mut bytes = [0; MAX_NAME];
+        bytes[..kept].copy_from_slice(src.chunk(self.at, kept)?);
+        Ok(Name { bytes, len: self.len })
+    }
+}
+
 /// A key or a tensor's name: its first [`MAX_NAME`] bytes, printed with control characters escaped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name {
@@ -394,7 +404,7 @@ impl<'s, S: Source> Strings<'s, S> {
     /// Reads the strings of `array` from the one that starts at offset `at` on.
     pub(crate) fn from(src: &'s mut S, array: &Array, at: u64) -> Self {
         let end = if array.element.id == ElementType::STRING { array.span.at + array.span.len } else { at };
-        Strings { cursor: Cursor::new(src, at), end }
+        Strings { cursor: Cursor::within(src, at, end), end }
     }
 
     /// The strings of `array` from its first on; none if it holds numbers.
@@ -431,6 +441,28 @@ impl<'s, S: Source> Strings<'s, S> {
             self.cursor.span(Part::Elements)?;
         }
         Ok(())
+    }
+}
+
+/// The 32-bit numbers of an [`Array`], one after the other.
+pub(crate) struct Words<'s, S> {
+    cursor: Cursor<'s, S>,
+}
+
+impl<'s, S: Source> Words<'s, S> {
+    /// Reads up to `n` numbers of `array` from number `first` on; none if its elements are of another type.
+    pub(crate) fn from(src: &'s mut S, array: &Array, first: u64, n: u64) -> Self {
+        let bytes = match array.element.id {
+            ElementType::I32 | ElementType::U32 => array.span.len,
+            _ => 0,
+        };
+        let [start, end] = [first, first.saturating_add(n)].map(|i| array.span.at + i.saturating_mul(4).min(bytes));
+        Words { cursor: Cursor::within(src, start, end) }
+    }
+
+    /// The next number's bits, or `None` after the last.
+    pub(crate) fn next(&mut self) -> Result<Option<u32>, Error> {
+        if self.cursor.remaining() == 0 { Ok(None) } else { self.cursor.u32(Part::Elements).map(Some) }
     }
 }
 
