@@ -55,9 +55,7 @@ impl Span {
     /// The string that lies here, of which a name keeps the start.
     pub(crate) fn name<S: Source>(&self, src: &mut S) -> Result<Name, Error> {
         let kept = self.len.min(MAX_NAME as u64) as usize;
-        let mut bytes = [0; MAX_NAME];
-        bytes[..kept].copy_from_slice(src.chunk(self.at, kept)?);
-        Ok(Name { bytes, len: self.len })
+        Ok(Name::new(src.chunk(self.at, kept)?, self.len))
     }
 }
 
@@ -80,14 +78,6 @@ impl Name {
     /// The whole name; `None` if it is longer than [`MAX_NAME`] or no UTF-8, which no known name is.
     pub fn as_str(&self) -> Option<&str> {
         core::str::from_utf8(self.bytes.get(..self.len.into())?).ok()
-    }
-}
-
-impl Name {
-    /// Reads a string that an entry's value points to.
-    pub(crate) fn from_span<S: Source>(src: &mut S, span: Span) -> Result<Name, Error> {
-        let kept = span.len.min(MAX_NAME as u64) as usize;
-        Ok(Name::new(src.chunk(span.at, kept)?, span.len))
     }
 }
 

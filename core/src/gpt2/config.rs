@@ -95,7 +95,7 @@ impl Metadata {
     /// The shape, but for the size of the vocabulary, which is that of a tensor.
     pub(super) fn config<S: Source>(&self, src: &mut S) -> Result<Config, Error> {
         let architecture = self.architecture.ok_or(Error::MissingKey { key: ARCHITECTURE })?;
-        let architecture = Name::from_span(src, architecture)?;
+        let architecture = architecture.name(src)?;
         if architecture.as_str() != Some("gpt2") {
             return Err(Error::Architecture { found: architecture });
         }

@@ -38,9 +38,9 @@ impl<'a> Rows<'a> {
 
     fn take(format: KvFormat, n: usize, arena: &mut Arena<'a>) -> Result<Self, TooSmall> {
         Ok(match format {
-            KvFormat::F32 => Rows::F32(arena.take(n)?),
-            KvFormat::F16 => Rows::F16(arena.take(n)?),
-            KvFormat::Q8_0 => Rows::Q8_0 { q: arena.take(n)?, d: arena.take(n / GROUP)? },
+            KvFormat::F32 => Rows::F32(arena.take_as_is(n)?),
+            KvFormat::F16 => Rows::F16(arena.take_as_is(n)?),
+            KvFormat::Q8_0 => Rows::Q8_0 { q: arena.take_as_is(n)?, d: arena.take_as_is(n / GROUP)? },
         })
     }
 

@@ -101,14 +101,14 @@ impl<'a> State<'a> {
             context,
             len: 0,
             kv: Kv::take(kv, n_layer, context, n_embd, config.head_dim(), arena)?,
-            x: arena.take(b(n_embd))?,
-            h: arena.take(b(n_embd))?,
-            wide: arena.take(b(wide(config)))?,
-            scores: arena.take(context)?,
+            x: arena.take_as_is(b(n_embd))?,
+            h: arena.take_as_is(b(n_embd))?,
+            wide: arena.take_as_is(b(wide(config)))?,
+            scores: arena.take_as_is(context)?,
             quantised: Quantised {
-                q: arena.take(b(max_cols))?,
-                d: arena.take(b(max_cols / GROUP))?,
-                sums: arena.take(b(max_cols / HALF))?,
+                q: arena.take_as_is(b(max_cols))?,
+                d: arena.take_as_is(b(max_cols / GROUP))?,
+                sums: arena.take_as_is(b(max_cols / HALF))?,
             },
         })
     }

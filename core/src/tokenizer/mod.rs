@@ -202,12 +202,27 @@ impl<'a> Tokenizer<'a> {
     ) -> Result<usize, Error> {
         let have = out.len();
         let mut needed = 0;
-        let mut push = |token| {
+        self.encode_each(src, text, control, scratch, |token| {
             if let Some(slot) = out.get_mut(needed) {
                 *slot = token;
             }
             needed += 1;
-        };
+        })?;
+        if needed > have { Err(Error::TooManyTokens { needed, have }) } else { Ok(needed) }
+    }
+
+    /// Shows the tokens of `text` one by one, as [`encode`](Self::encode) finds them.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), but for the length of `out`; tokens may have been shown by then.
+    pub fn encode_each<S: Source>(
+        &self,
+        src: &mut S,
+        text: &[u8],
+        control: Control,
+        scratch: &mut [u32],
+        mut push: impl FnMut(Token),
+    ) -> Result<(), Error> {
         let mut rest = text;
         loop {
             let special = self.find_special(src, rest, control)?;
@@ -219,7 +234,7 @@ impl<'a> Tokenizer<'a> {
             push(token);
             rest = &tail[len..];
         }
-        if needed > have { Err(Error::TooManyTokens { needed, have }) } else { Ok(needed) }
+        Ok(())
     }
 
     fn encode_piece<S: Source>(
