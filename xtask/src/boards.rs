@@ -2,12 +2,13 @@
 //!
 //! Everything that differs between boards outside `firmware/boards/<name>` is in this table.
 
+use anyhow::{Context, Result};
 use std::path::PathBuf;
 
 use crate::process::root;
 
 /// One board.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Board {
     /// Also its folder in `firmware/boards`, and with `gptrickle-` before it its package.
     pub(crate) name: &'static str,
@@ -28,10 +29,12 @@ pub(crate) struct Board {
 /// How the model's bytes reach a board.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Storage {
-    /// The emulator puts the file into memory at this address before reset, as a debugger does with a flash.
+    /// The emulator puts the file into memory at this address before reset, as a debugger does with a flash; its length
+    /// goes into the last eight bytes.
     Memory { address: u64, bytes: u64 },
-    /// The firmware asks the host for the file by its name, its second semihosting argument.
-    Semihosting,
+    /// Likewise while it fits. If not, the firmware asks the host for the file by its name, its second semihosting
+    /// argument.
+    MemoryElseFile { address: u64, bytes: u64 },
     /// The root folder of a FAT32 partition on an SD card.
     SdCard,
     /// A virtio block device that holds the file from its first byte.
@@ -41,8 +44,8 @@ pub(crate) enum Storage {
 impl Storage {
     fn describe(self) -> String {
         match self {
-            Self::Memory { address, bytes } => format!("memory, {} MiB at {address:#x}", bytes >> 20),
-            Self::Semihosting => "semihosting file".into(),
+            Self::Memory { bytes, .. } => format!("memory, {} MiB", bytes >> 20),
+            Self::MemoryElseFile { bytes, .. } => format!("memory up to {} MiB, else semihosting file", bytes >> 20),
             Self::SdCard => "SD card, FAT32".into(),
             Self::Virtio => "virtio block device".into(),
         }
@@ -54,10 +57,11 @@ pub(crate) const BOARDS: &[Board] = &[
     Board {
         name: "mps3-an547",
         core: "Cortex-M55",
-        ram: "4 MiB",
+        ram: "2 GiB",
         storage: Storage::Memory { address: 0x6000_0000, bytes: 2 << 30 },
-        target: "thumbv7em-none-eabihf",
-        rustflags: &[],
+        target: "thumbv8m.main-none-eabihf",
+        // Integer Helium. Not cortex-m55: with it floats go through Helium too, which flushes subnormals to other bits.
+        rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
         qemu: "qemu-system-arm",
         machine: &["-M", "mps3-an547"],
         fits: "DistilGPT2",
@@ -65,8 +69,8 @@ pub(crate) const BOARDS: &[Board] = &[
     Board {
         name: "mps2-an500",
         core: "Cortex-M7",
-        ram: "4 MiB + 16 MiB PSRAM",
-        storage: Storage::Semihosting,
+        ram: "8 + 16 MiB",
+        storage: Storage::MemoryElseFile { address: 0x6000_0000, bytes: 16 << 20 },
         target: "thumbv7em-none-eabihf",
         rustflags: &[],
         qemu: "qemu-system-arm",
@@ -120,6 +124,17 @@ pub(crate) const BOARDS: &[Board] = &[
 ];
 
 impl Board {
+    /// The board of that name.
+    ///
+    /// # Errors
+    /// There is none; the message lists those there are.
+    pub(crate) fn named(name: &str) -> Result<&'static Self> {
+        BOARDS.iter().find(|board| board.name == name).with_context(|| {
+            let names: Vec<_> = BOARDS.iter().map(|board| board.name).collect();
+            format!("no board is called {name}; there are {}", names.join(", "))
+        })
+    }
+
     pub(crate) fn package(&self) -> String {
         format!("gptrickle-{}", self.name)
     }

@@ -1,8 +1,12 @@
 //! Everything about this repository that is more than one cargo command.
 
 mod boards;
+mod card;
+mod console;
 mod firmware;
+mod log;
 mod process;
+mod qemu;
 mod setup;
 mod test;
 mod toolchain;
@@ -20,7 +24,9 @@ struct Arguments {
 const EXAMPLES: &str = "Examples:
   cargo xtask test               every check there is; sets up what it needs first
   cargo xtask test --host-only   without bare-metal Rust and without QEMU
-  cargo xtask boards             what firmware can be built for";
+  cargo xtask boards             what firmware can be built for
+  cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
+  cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -32,6 +38,8 @@ enum Verb {
     },
     /// Install what Debian or Ubuntu lacks to build and emulate firmware, or print the commands
     Setup,
+    /// Run a board in the emulator, for one prompt or as a console
+    Qemu(qemu::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
 }
@@ -40,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Test { host_only } => test::test(host_only),
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
+        Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Boards => {
             print!("{}", boards::table());
             Ok(ExitCode::SUCCESS)
