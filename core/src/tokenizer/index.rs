@@ -213,9 +213,7 @@ impl<'a> Places<'a> {
         let offset = |block: usize| self.starts.get(block).map_or(self.span.len, |&at| at.into());
         let (start, end) = (self.span.at + offset(block), self.span.at + offset(block + 1));
         let mut cursor = Cursor::within(src, start, end);
-        for _ in 0..i % Self::EVERY {
-            cursor.span(Part::Elements)?;
-        }
+        cursor.skip_strings(Part::Elements, (i % Self::EVERY).into())?;
         Ok(cursor.into_string(Part::Elements)?)
     }
 }
