@@ -6,5 +6,6 @@
 extern crate std;
 
 pub mod arena;
+pub mod console;
 pub mod gguf;
 pub mod source;
