@@ -1,5 +1,7 @@
 //! Where the model lies: in mapped memory, or in a file on a device that is read in blocks.
 
+#[cfg(feature = "semihosting")]
+pub mod host_file;
 pub mod mapped;
 
 use core::fmt;
@@ -30,7 +32,7 @@ pub enum Error {
     Device(i32),
     /// The first partition holds no FAT file system.
     NoVolume,
-    /// The file system holds no model.
+    /// There is no such file, or no model among the files.
     NoFile,
     /// The file lies in more pieces than the reader keeps track of.
     Fragmented {
@@ -54,7 +56,7 @@ impl fmt::Display for Error {
             Error::NoCard => write!(f, "no card: insert one with a model"),
             Error::Device(code) => write!(f, "the storage device failed (code {code}): reseat the card"),
             Error::NoVolume => write!(f, "no FAT file system on the card's first partition: format it as FAT32"),
-            Error::NoFile => write!(f, "no model on the card: copy a .gguf file into its root directory"),
+            Error::NoFile => write!(f, "no model file: put a .gguf file into the root directory"),
             Error::Fragmented { max } => {
                 write!(f, "the file lies in over {max} pieces: copy it to a freshly formatted card")
             }
