@@ -6,6 +6,8 @@ pub mod fat;
 pub mod mapped;
 #[cfg(test)]
 mod ram;
+#[cfg(feature = "virtio")]
+pub mod virtio;
 
 use core::fmt;
 use gptrickle_core::source::Source;
