@@ -23,6 +23,8 @@ extern crate std;
 mod log;
 
 pub mod console;
+#[cfg(any(test, target_pointer_width = "64"))]
+pub mod device_tree;
 pub mod run;
 pub mod stack;
 pub mod storage;

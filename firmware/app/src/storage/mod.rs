@@ -1,8 +1,15 @@
 //! Where the model lies: in mapped memory, or in a file on a device that is read in blocks.
 
+pub mod block;
+pub mod disk;
+pub mod fat;
 #[cfg(feature = "semihosting")]
 pub mod host_file;
 pub mod mapped;
+#[cfg(test)]
+mod ram;
+#[cfg(feature = "virtio")]
+pub mod virtio;
 
 use core::fmt;
 use gptrickle_core::source::Source;
@@ -32,8 +39,15 @@ pub enum Error {
     Device(i32),
     /// The first partition holds no FAT file system.
     NoVolume,
+    /// The file system's figures contradict each other or the card's size.
+    BadVolume,
     /// There is no such file, or no model among the files.
     NoFile,
+    /// The file's chain of clusters ends early, runs in a circle or leaves the file system; here.
+    BadChain {
+        /// The cluster that shows it.
+        cluster: u32,
+    },
     /// The file lies in more pieces than the reader keeps track of.
     Fragmented {
         /// How many it can keep.
@@ -56,6 +70,10 @@ impl fmt::Display for Error {
             Error::NoCard => write!(f, "no card: insert one with a model"),
             Error::Device(code) => write!(f, "the storage device failed (code {code}): reseat the card"),
             Error::NoVolume => write!(f, "no FAT file system on the card's first partition: format it as FAT32"),
+            Error::BadVolume => write!(f, "the card's file system is damaged: format the card anew"),
+            Error::BadChain { cluster } => {
+                write!(f, "the card's file system is damaged at cluster {cluster}: check it and copy the model anew")
+            }
             Error::NoFile => write!(f, "no model file: put a .gguf file into the root directory"),
             Error::Fragmented { max } => {
                 write!(f, "the file lies in over {max} pieces: copy it to a freshly formatted card")
