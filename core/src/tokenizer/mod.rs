@@ -425,7 +425,7 @@ fn find_results<S: Source>(
             }
             Ok(())
         })?;
-        for (token, hash) in (start..).zip(hashes) {
+        for (token, &hash) in (start..).zip(&hashes) {
             let Some(hash) = hash else { continue };
             for rank in index.ranks(hash) {
                 if list.get(rank as usize) == 0 && merged(rank, places.string(src, rank)?)?.0 == hash {

@@ -22,8 +22,8 @@ const EOT: &str = "tokenizer.ggml.eot_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const KEYS: [&str; 9] = [MODEL, PRE, TOKENS, TYPES, MERGES, BOS, EOS, EOT, ADD_BOS];
 
-/// Tokens read at a time, before the source is asked for something that lies elsewhere.
-pub(crate) const BATCH: usize = 256;
+/// Tokens read at a time, before the source is asked for something that lies elsewhere; 16 bytes of stack each.
+pub(crate) const BATCH: usize = 128;
 
 /// What a token's type says of its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
