@@ -74,6 +74,18 @@ impl<'a> Arena<'a> {
     /// # Errors
     /// Fewer bytes are left → [`TooSmall`], with what this buffer and those before it need.
     pub(crate) fn take<T: bytemuck::Pod>(&mut self, n: usize) -> Result<&'a mut [T], TooSmall> {
+        let taken = self.take_as_is(n)?;
+        taken.fill(T::zeroed());
+        Ok(taken)
+    }
+
+    /// Cuts off `n` values of `T` as the caller's memory has them, for what is written before it is read.
+    ///
+    /// Touches none of it: an operating system need not even supply what is never used.
+    ///
+    /// # Errors
+    /// As [`take`](Arena::take).
+    pub(crate) fn take_as_is<T: bytemuck::Pod>(&mut self, n: usize) -> Result<&'a mut [T], TooSmall> {
         let bytes = bytes_of::<T>(n);
         let too_small = TooSmall { needed: self.used().saturating_add(bytes), have: self.len };
         let rest = core::mem::take(&mut self.rest);
@@ -83,7 +95,6 @@ impl<'a> Arena<'a> {
         }
         let (taken, rest) = rest.split_at_mut(bytes);
         self.rest = rest;
-        taken.fill(0);
         // A multiple of ALIGN is aligned for every type cut here, and `n * size_of::<T>()` bytes fill `n` values.
         Ok(bytemuck::cast_slice_mut(&mut taken[..n * size_of::<T>()]))
     }

@@ -7,5 +7,11 @@ extern crate std;
 
 pub mod arena;
 pub mod console;
+pub mod generate;
 pub mod gguf;
+pub mod gpt2;
+pub mod ops;
+pub mod quant;
+pub mod sampler;
 pub mod source;
+pub mod tokenizer;

@@ -62,8 +62,10 @@ pub trait Source {
     /// [`max_chunk`](Source::max_chunk) → [`Cause::ChunkTooLong`]; the device failed → [`Cause::Device`].
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error>;
 
-    /// Says which chunk will be asked for after the one in use; does nothing where reads are free.
+    /// Says which chunk will be asked for after the next one; does nothing where reads are free.
     ///
+    /// Comes just before [`chunk`](Source::chunk), as what that lends bars any other call: `prefetch(b)`, `chunk(a)`,
+    /// `prefetch(c)`, `chunk(b)`. So a source with two buffers fills one with `b` while `a` is multiplied.
     /// A hint: it may be wrong or left out, and a failure shows only when the chunk is asked for.
     fn prefetch(&mut self, _offset: u64, _len: usize) {}
 }

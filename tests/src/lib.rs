@@ -1,1 +1,49 @@
-//! x
+//! What the tests share: reference vectors and a model run from a slice.
+
+pub mod npy;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gptrickle_core::arena::{ALIGN, Arena};
+use gptrickle_core::gguf;
+use gptrickle_core::gpt2::{self, Header, KvFormat, Metadata, Options, Plan, State, Weights};
+use gptrickle_core::source::Source;
+
+/// The folder of reference vectors; `GPTRICKLE_VECTORS` names another, such as the whole set this one is part of.
+pub fn vectors() -> PathBuf {
+    match std::env::var_os("GPTRICKLE_VECTORS") {
+        Some(path) => path.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors"),
+    }
+}
+
+/// The token ids in a reference file, separated by white space.
+pub fn token_ids(path: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.split_whitespace().map(|id| id.parse().unwrap()).collect()
+}
+
+/// Logits of every position of `tokens`, `batch` positions a pass: (tokens, n_vocab).
+pub fn logits<S: Source>(src: &mut S, tokens: &[u32], batch: usize, kv: KvFormat) -> Result<Vec<f32>, gpt2::Error> {
+    let mut metadata = Metadata::default();
+    let file = gguf::open(src, |key, value| metadata.note(key, value))?;
+    let header = Header::read(&file, &metadata, src)?;
+    let options = Options { context: tokens.len(), batch, kv };
+    let plan = Plan::new(&header.config, &options);
+    let mut memory = vec![0; plan.total() + ALIGN];
+    let mut arena = Arena::new(&mut memory);
+    let weights = Weights::load(&header, &file, src, &mut arena)?;
+    let mut state = State::new(&header.config, &options, &mut arena)?;
+    assert_eq!(arena.used(), plan.total(), "the plan is what is used");
+
+    let n_vocab = header.config.n_vocab;
+    let mut logits = vec![0.0; tokens.len() * n_vocab];
+    for (i, tokens) in tokens.chunks(batch).enumerate() {
+        gpt2::forward(src, &weights, &mut state, tokens.iter().copied())?;
+        gpt2::logits(src, &weights, &mut state, 0..tokens.len(), |b, first, values| {
+            logits[(i * batch + b) * n_vocab + first..][..values.len()].copy_from_slice(values);
+        })?;
+    }
+    Ok(logits)
+}

@@ -10,12 +10,20 @@ const WINDOW: usize = 4096;
 pub(crate) struct Cursor<'s, S> {
     src: &'s mut S,
     at: u64,
+    /// One past the last byte that is read: the end of the file, or of the part of it that was asked for.
+    end: u64,
     window: Span,
 }
 
 impl<'s, S: Source> Cursor<'s, S> {
     pub(crate) fn new(src: &'s mut S, at: u64) -> Self {
-        Cursor { src, at, window: Span { at, len: 0 } }
+        let end = src.len();
+        Cursor::within(src, at, end)
+    }
+
+    /// Reads from `at` on, and nothing from `end` on.
+    pub(crate) fn within(src: &'s mut S, at: u64, end: u64) -> Self {
+        Cursor { src, at, end, window: Span { at, len: 0 } }
     }
 
     /// Offset of the next byte, from the start of the file.
@@ -23,9 +31,9 @@ impl<'s, S: Source> Cursor<'s, S> {
         self.at
     }
 
-    /// Bytes between here and the end of the file.
+    /// Bytes between here and the end.
     pub(crate) fn remaining(&self) -> u64 {
-        self.src.len().saturating_sub(self.at)
+        self.end.saturating_sub(self.at)
     }
 
     /// Compares a claimed length with what the file still holds.
@@ -83,10 +91,9 @@ impl<'s, S: Source> Cursor<'s, S> {
         let len = self.u64(part)?;
         self.expect(part, len)?;
         let kept = len.min(MAX_NAME as u64) as usize;
-        let mut bytes = [0; MAX_NAME];
-        bytes[..kept].copy_from_slice(self.bytes(part, kept)?);
+        let name = Name::new(self.bytes(part, kept)?, len);
         self.skip(part, len - kept as u64)?;
-        Ok(Name { bytes, len })
+        Ok(name)
     }
 
     /// The next string, whole.
@@ -97,6 +104,16 @@ impl<'s, S: Source> Cursor<'s, S> {
         match usize::try_from(len) {
             Ok(n) if n <= max => self.bytes(part, n),
             _ => Err(Error::LongString { at: self.at, len, max }),
+        }
+    }
+
+    /// The next string, whole, lent for as long as the source is.
+    pub(crate) fn into_string(mut self, part: Part) -> Result<&'s [u8], Error> {
+        let Span { at, len } = self.span(part)?;
+        let max = self.src.max_chunk();
+        match usize::try_from(len) {
+            Ok(n) if n <= max => Ok(self.src.chunk(at, n)?),
+            _ => Err(Error::LongString { at, len, max }),
         }
     }
 }

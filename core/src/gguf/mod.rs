@@ -51,26 +51,41 @@ pub struct Span {
     pub len: u64,
 }
 
+impl Span {
+    /// The string that lies here, of which a name keeps the start.
+    pub(crate) fn name<S: Source>(&self, src: &mut S) -> Result<Name, Error> {
+        let kept = self.len.min(MAX_NAME as u64) as usize;
+        Ok(Name::new(src.chunk(self.at, kept)?, self.len))
+    }
+}
+
 /// A key or a tensor's name: its first [`MAX_NAME`] bytes, printed with control characters escaped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name {
     bytes: [u8; MAX_NAME],
-    len: u64,
+    /// Bytes of the whole name; 64 when it has more than are kept.
+    len: u8,
 }
 
 impl Name {
+    /// A name of `len` bytes, of which `kept` are the first [`MAX_NAME`].
+    fn new(kept: &[u8], len: u64) -> Name {
+        let mut bytes = [0; MAX_NAME];
+        bytes[..kept.len()].copy_from_slice(kept);
+        Name { bytes, len: len.min(MAX_NAME as u64 + 1) as u8 }
+    }
+
     /// The whole name; `None` if it is longer than [`MAX_NAME`] or no UTF-8, which no known name is.
     pub fn as_str(&self) -> Option<&str> {
-        let len = usize::try_from(self.len).ok()?;
-        core::str::from_utf8(self.bytes.get(..len)?).ok()
+        core::str::from_utf8(self.bytes.get(..self.len.into())?).ok()
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept = self.len.min(MAX_NAME as u64) as usize;
+        let kept = MAX_NAME.min(self.len.into());
         write!(f, "{}", self.bytes[..kept].escape_ascii())?;
-        if self.len > MAX_NAME as u64 { f.write_str("…") } else { Ok(()) }
+        if kept < self.len.into() { f.write_str("…") } else { Ok(()) }
     }
 }
 
@@ -379,7 +394,7 @@ impl<'s, S: Source> Strings<'s, S> {
     /// Reads the strings of `array` from the one that starts at offset `at` on.
     pub(crate) fn from(src: &'s mut S, array: &Array, at: u64) -> Self {
         let end = if array.element.id == ElementType::STRING { array.span.at + array.span.len } else { at };
-        Strings { cursor: Cursor::new(src, at), end }
+        Strings { cursor: Cursor::within(src, at, end), end }
     }
 
     /// The strings of `array` from its first on; none if it holds numbers.
@@ -419,6 +434,28 @@ impl<'s, S: Source> Strings<'s, S> {
     }
 }
 
+/// The 32-bit numbers of an [`Array`], one after the other.
+pub(crate) struct Words<'s, S> {
+    cursor: Cursor<'s, S>,
+}
+
+impl<'s, S: Source> Words<'s, S> {
+    /// Reads up to `n` numbers of `array` from number `first` on; none if its elements are of another type.
+    pub(crate) fn from(src: &'s mut S, array: &Array, first: u64, n: u64) -> Self {
+        let bytes = match array.element.id {
+            ElementType::I32 | ElementType::U32 => array.span.len,
+            _ => 0,
+        };
+        let [start, end] = [first, first.saturating_add(n)].map(|i| array.span.at + i.saturating_mul(4).min(bytes));
+        Words { cursor: Cursor::within(src, start, end) }
+    }
+
+    /// The next number's bits, or `None` after the last.
+    pub(crate) fn next(&mut self) -> Result<Option<u32>, Error> {
+        if self.cursor.remaining() == 0 { Ok(None) } else { self.cursor.u32(Part::Elements).map(Some) }
+    }
+}
+
 fn check_count(part: Part, found: u64, limit: u64) -> Result<(), Error> {
     if found > limit { Err(Error::TooMany { part, found, limit }) } else { Ok(()) }
 }
@@ -451,7 +488,7 @@ fn read_info<S: Source>(cursor: &mut Cursor<'_, S>) -> Result<Info, Error> {
     if name.len == 0 {
         return Err(Error::EmptyName { part, at });
     }
-    if name.len > MAX_NAME as u64 {
+    if usize::from(name.len) > MAX_NAME {
         return Err(Error::LongName { name });
     }
     let n_dims = cursor.u32(part)?;

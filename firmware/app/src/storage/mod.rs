@@ -3,9 +3,12 @@
 pub mod block;
 pub mod disk;
 pub mod fat;
+#[cfg(feature = "semihosting")]
+pub mod host_file;
 pub mod mapped;
 #[cfg(test)]
 mod ram;
+pub mod sd_spi;
 #[cfg(feature = "virtio")]
 pub mod virtio;
 
@@ -39,7 +42,7 @@ pub enum Error {
     NoVolume,
     /// The file system's figures contradict each other or the card's size.
     BadVolume,
-    /// The file system holds no model.
+    /// There is no such file, or no model among the files.
     NoFile,
     /// The file's chain of clusters ends early, runs in a circle or leaves the file system; here.
     BadChain {
@@ -72,7 +75,7 @@ impl fmt::Display for Error {
             Error::BadChain { cluster } => {
                 write!(f, "the card's file system is damaged at cluster {cluster}: check it and copy the model anew")
             }
-            Error::NoFile => write!(f, "no model on the card: copy a .gguf file into its root directory"),
+            Error::NoFile => write!(f, "no model file: put a .gguf file into the root directory"),
             Error::Fragmented { max } => {
                 write!(f, "the file lies in over {max} pieces: copy it to a freshly formatted card")
             }

@@ -1,0 +1,448 @@
+//! Prompt in, text out: the only module that sees all the others.
+//!
+//! [`Model::open`] checks the whole header, [`Plan`] tells how much memory a [`Session`] takes, and the session turns a
+//! prompt into tokens, one [`Session::next`] at a time.
+
+use core::fmt;
+
+use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::gguf;
+use crate::gpt2::{self, Header, State, Weights};
+use crate::sampler::{self, Params, Sampler};
+use crate::source::{self, Source};
+use crate::tokenizer::{self, Control, Token, Tokenizer, Vocabulary, VocabularyBuilder};
+
+/// A file that was opened and checked: shape, tensors and vocabulary fit together.
+#[derive(Debug, Clone, Copy)]
+pub struct Model {
+    /// Where metadata and tensors lie.
+    pub file: gguf::File,
+    /// The model's shape, and what a pass reads.
+    pub header: Header,
+    /// Where the tokens' strings lie.
+    pub vocabulary: Vocabulary,
+}
+
+impl Model {
+    /// Opens a stock GGUF file of a GPT-2 model; reads the header, and no weights.
+    ///
+    /// # Errors
+    /// The file cannot be read → [`Error::Source`]; it is damaged → [`Error::Gguf`]; it holds no GPT-2 model that can
+    /// be run → [`Error::Model`]; its vocabulary cannot be used → [`Error::Tokenizer`].
+    pub fn open<S: Source>(src: &mut S) -> Result<Model, Error> {
+        let mut shape = gpt2::Metadata::default();
+        let mut words = VocabularyBuilder::new();
+        let file = gguf::open(src, |key, value| {
+            shape.note(key, value)?;
+            Ok::<(), Error>(words.note(key, value)?)
+        })?;
+        let header = Header::read(&file, &shape, src)?;
+        let vocabulary = words.finish(src)?;
+        let (tokens, rows) = (vocabulary.len() as usize, header.config.n_vocab);
+        if tokens != rows {
+            return Err(Error::VocabularySize { tokens, rows });
+        }
+        Ok(Model { file, header, vocabulary })
+    }
+}
+
+/// What the caller chooses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Context, batch and KV format.
+    pub state: gpt2::Options,
+    /// How tokens are chosen.
+    pub sampling: Params,
+    /// Where the random numbers start.
+    pub seed: u64,
+}
+
+/// Arena bytes by region: plain arithmetic, known before the first weight is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Directory, KV cache and activations.
+    pub model: gpt2::Plan,
+    /// The tokenizer's index.
+    pub tokenizer: usize,
+    /// Candidates and recent tokens.
+    pub sampler: usize,
+    /// The text so far, as tokens.
+    pub tokens: usize,
+}
+
+impl Plan {
+    /// The bytes that [`Session::new`] will cut from an arena.
+    pub fn new(model: &Model, options: &Options) -> Plan {
+        let (config, context) = (&model.header.config, options.state.context);
+        Plan {
+            model: gpt2::Plan::new(config, &options.state),
+            tokenizer: Tokenizer::bytes(&model.vocabulary),
+            sampler: options.sampling.bytes(config.n_vocab, context),
+            tokens: bytes_of::<u32>(context),
+        }
+    }
+
+    /// All regions together; `usize::MAX` when that overflows.
+    pub fn total(&self) -> usize {
+        [self.tokenizer, self.sampler, self.tokens].into_iter().fold(self.model.total(), usize::saturating_add)
+    }
+}
+
+/// Why a session gave no further token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model ended the text.
+    EndOfText,
+    /// As many tokens were made as were asked for.
+    MaxTokens,
+    /// The context is full.
+    Context,
+    /// A stop string was met.
+    StopString,
+    /// The user stopped it.
+    Interrupted,
+}
+
+impl StopReason {
+    /// A short name for people and scripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            StopReason::EndOfText => "end_of_text",
+            StopReason::MaxTokens => "max_tokens",
+            StopReason::Context => "context",
+            StopReason::StopString => "stop_string",
+            StopReason::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// A hash over all logits that tokens were chosen from: equal hashes, equal bits.
+///
+/// FNV-1a over the logits' 32-bit patterns, a word at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogitsHash(u64);
+
+impl Default for LogitsHash {
+    fn default() -> Self {
+        LogitsHash(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl LogitsHash {
+    /// Takes in more logits.
+    pub fn update(&mut self, logits: &[f32]) {
+        for logit in logits {
+            self.0 = (self.0 ^ u64::from(logit.to_bits())).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+impl fmt::Display for LogitsHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A text in the making: its tokens, their keys and values, and what chooses the next one.
+#[derive(Debug)]
+pub struct Session<'a> {
+    weights: Weights<'a>,
+    state: State<'a>,
+    tokenizer: Tokenizer<'a>,
+    sampler: Sampler<'a>,
+    tokens: &'a mut [u32], // the text so far (context)
+    n_tokens: usize,
+    n_vocab: usize,
+    /// The last position's place in the batch of the last pass.
+    last: usize,
+    /// How many tokens may still be made.
+    left: usize,
+    stop: Option<StopReason>,
+    hash: Option<LogitsHash>,
+}
+
+impl<'a> Session<'a> {
+    /// Cuts all buffers from `arena` and builds the tokenizer's index: the bytes that [`Plan`] tells.
+    ///
+    /// Reads the header's tensor list and vocabulary, and no weights.
+    ///
+    /// # Errors
+    /// The arena is too small → [`Error::Arena`], with what the whole plan needs; a control or the context is out of
+    /// range → [`Error::Sampler`], [`Error::Model`]; the source cannot lend a whole row of every tensor →
+    /// [`Error::Source`].
+    pub fn new<S: Source>(model: &Model, options: &Options, src: &mut S, arena: &mut Arena<'a>) -> Result<Self, Error> {
+        options.sampling.check()?;
+        let config = &model.header.config;
+        let (needed, have) = (Plan::new(model, options).total(), arena.len() - arena.used());
+        let context = options.state.context;
+        if context == 0 || context > config.n_ctx {
+            return Err(gpt2::Error::Context { asked: context, n_ctx: config.n_ctx }.into());
+        }
+        if needed > have {
+            return Err(TooSmall { needed, have }.into());
+        }
+        let (len, max) = (model.header.longest_row, src.max_chunk());
+        if len > max {
+            let cause = source::Cause::ChunkTooLong(max);
+            return Err(source::Error { offset: model.file.data_at, len, cause }.into());
+        }
+        Ok(Session {
+            weights: Weights::load(&model.header, &model.file, src, arena)?,
+            state: State::new(config, &options.state, arena)?,
+            tokenizer: Tokenizer::load(&model.vocabulary, src, arena)?,
+            sampler: Sampler::new(options.sampling, options.seed, config.n_vocab, context, arena)?,
+            tokens: arena.take(context)?,
+            n_tokens: 0,
+            n_vocab: config.n_vocab,
+            last: 0,
+            left: usize::MAX,
+            stop: None,
+            hash: None,
+        })
+    }
+
+    /// Forgets the text and starts another one, with these controls.
+    ///
+    /// # Errors
+    /// A control is out of range → [`Error::Sampler`]; the controls need more memory than was planned →
+    /// [`Error::Arena`]. Either way the old text and controls stay.
+    pub fn restart(&mut self, sampling: Params, seed: u64) -> Result<(), Error> {
+        sampling.check()?;
+        self.sampler.set(sampling, seed, self.n_vocab, self.tokens.len())?;
+        self.state.truncate(0);
+        (self.n_tokens, self.left, self.stop) = (0, usize::MAX, None);
+        self.hash = self.hash.map(|_| LogitsHash::default());
+        Ok(())
+    }
+
+    /// Adds tokens to the text.
+    ///
+    /// # Errors
+    /// More than the context has left, or one outside the vocabulary → [`Error::Model`]; then none is added.
+    pub fn push(&mut self, tokens: &[Token]) -> Result<(), Error> {
+        let room = &mut self.tokens[self.n_tokens..];
+        if tokens.len() > room.len() {
+            return Err(gpt2::Error::Full { tokens: tokens.len(), left: room.len() }.into());
+        }
+        if let Some(token) = tokens.iter().find(|token| token.0 as usize >= self.n_vocab) {
+            return Err(gpt2::Error::Token { id: token.0, n_vocab: self.n_vocab }.into());
+        }
+        room.iter_mut().zip(tokens).for_each(|(room, token)| *room = token.0);
+        self.n_tokens += tokens.len();
+        self.stop = None;
+        Ok(())
+    }
+
+    /// Adds text, and says how many tokens it made.
+    ///
+    /// # Errors
+    /// It makes more tokens than the context has left → [`Error::Model`]; it cannot be encoded, or has a word too long
+    /// for the buffers → [`Error::Tokenizer`]; then none is added.
+    pub fn push_text<S: Source>(&mut self, src: &mut S, text: &[u8], control: Control) -> Result<usize, Error> {
+        if let Some(prefix) = self.tokenizer.vocabulary().prefix().filter(|_| self.n_tokens == 0) {
+            self.push(&[prefix])?;
+        }
+        let room = &mut self.tokens[self.n_tokens..];
+        let mut n = 0;
+        self.tokenizer.encode_each(src, text, control, self.state.scratch(), |token| {
+            if let Some(slot) = room.get_mut(n) {
+                *slot = token.0;
+            }
+            n += 1;
+        })?;
+        if n > room.len() {
+            return Err(gpt2::Error::Full { tokens: n, left: room.len() }.into());
+        }
+        self.n_tokens += n;
+        self.stop = None;
+        Ok(n)
+    }
+
+    /// Asks for at most `n` further tokens.
+    pub fn limit(&mut self, n: usize) {
+        self.left = n;
+    }
+
+    /// Runs one batch of the tokens that were added since, and says how many are left.
+    ///
+    /// # Errors
+    /// The source failed → [`Error::Source`]; the same batch can be run again.
+    pub fn pass<S: Source>(&mut self, src: &mut S) -> Result<usize, Error> {
+        let done = self.state.len();
+        let n = self.state.batch().min(self.n_tokens - done);
+        if n > 0 {
+            gpt2::forward(src, &self.weights, &mut self.state, self.tokens[done..done + n].iter().copied())?;
+            self.last = n - 1;
+        }
+        Ok(self.n_tokens - self.state.len())
+    }
+
+    /// Makes the next token and adds it to the text; `None` when the text has ended, for the reason that
+    /// [`stop_reason`](Session::stop_reason) tells.
+    ///
+    /// Runs what is left of the prompt first. An empty text starts from the token that begins every text. A token
+    /// costs one pass of all weights, which [`Header::bytes_per_token`] tells.
+    ///
+    /// # Errors
+    /// The source failed → [`Error::Source`]; a logit is not finite → [`Error::Sampler`]; the text is empty and the
+    /// vocabulary has no token to start from → [`Error::EmptyPrompt`].
+    pub fn next<S: Source>(&mut self, src: &mut S) -> Result<Option<Token>, Error> {
+        if self.n_tokens == 0 {
+            let vocabulary = self.tokenizer.vocabulary();
+            let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
+            self.push(&[start])?;
+        }
+        if self.left == 0 {
+            self.stop.get_or_insert(StopReason::MaxTokens);
+        } else if self.n_tokens == self.tokens.len() {
+            self.stop.get_or_insert(StopReason::Context);
+        }
+        if self.stop.is_some() {
+            return Ok(None);
+        }
+        while self.pass(src)? > 0 {}
+        self.sampler.begin(&self.tokens[..self.n_tokens]);
+        let (sampler, hash) = (&mut self.sampler, &mut self.hash);
+        gpt2::logits(src, &self.weights, &mut self.state, self.last..self.last + 1, |_, first, logits| {
+            sampler.push(first as u32, logits);
+            if let Some(hash) = hash {
+                hash.update(logits);
+            }
+        })?;
+        let token = self.sampler.pick()?;
+        if self.tokenizer.vocabulary().is_end(token) {
+            self.stop = Some(StopReason::EndOfText);
+            return Ok(None);
+        }
+        self.push(&[token])?;
+        self.left -= 1;
+        Ok(Some(token))
+    }
+
+    /// Ends the text for a reason of the caller's.
+    pub fn stop(&mut self, reason: StopReason) {
+        self.stop = Some(reason);
+    }
+
+    /// Why [`next`](Session::next) gave no token.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stop
+    }
+
+    /// The text so far.
+    pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token> {
+        self.tokens[..self.n_tokens].iter().copied().map(Token)
+    }
+
+    /// What turns tokens into bytes.
+    pub fn tokenizer(&self) -> &Tokenizer<'a> {
+        &self.tokenizer
+    }
+
+    /// Starts or ends a hash over all logits from here on.
+    pub fn hash_logits(&mut self, on: bool) {
+        self.hash = on.then(LogitsHash::default);
+    }
+
+    /// The hash over all logits since it was started, if it was.
+    pub fn logits_hash(&self) -> Option<LogitsHash> {
+        self.hash
+    }
+}
+
+/// No text can be made: what failed, and who can act.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The card, flash or file failed: retry, reseat it, or give it a larger buffer.
+    Source(source::Error),
+    /// The file is not a GGUF file that can be read: pick another model, or copy it again.
+    Gguf(gguf::Error),
+    /// The file holds no GPT-2 model that can be run, or more is asked than it can do.
+    Model(gpt2::Error),
+    /// The vocabulary cannot be used, or the text cannot be encoded.
+    Tokenizer(tokenizer::Error),
+    /// No token can be chosen.
+    Sampler(sampler::Error),
+    /// The caller's memory is too small.
+    Arena(TooSmall),
+    /// The vocabulary has not as many tokens as the embedding has rows.
+    VocabularySize {
+        /// Tokens in the metadata.
+        tokens: usize,
+        /// Rows of the token embedding.
+        rows: usize,
+    },
+    /// The prompt is empty, and the vocabulary has no token that begins a text.
+    EmptyPrompt,
+}
+
+impl From<source::Error> for Error {
+    fn from(error: source::Error) -> Self {
+        Error::Source(error)
+    }
+}
+
+impl From<gguf::Error> for Error {
+    fn from(error: gguf::Error) -> Self {
+        match error {
+            gguf::Error::Source(error) => Error::Source(error),
+            error => Error::Gguf(error),
+        }
+    }
+}
+
+impl From<gpt2::Error> for Error {
+    fn from(error: gpt2::Error) -> Self {
+        match error {
+            gpt2::Error::Source(error) => Error::Source(error),
+            gpt2::Error::Gguf(error) => error.into(),
+            gpt2::Error::Arena(error) => Error::Arena(error),
+            error => Error::Model(error),
+        }
+    }
+}
+
+impl From<tokenizer::Error> for Error {
+    fn from(error: tokenizer::Error) -> Self {
+        match error {
+            tokenizer::Error::Gguf(error) => error.into(),
+            tokenizer::Error::Memory(error) => Error::Arena(error),
+            error => Error::Tokenizer(error),
+        }
+    }
+}
+
+impl From<sampler::Error> for Error {
+    fn from(error: sampler::Error) -> Self {
+        Error::Sampler(error)
+    }
+}
+
+impl From<TooSmall> for Error {
+    fn from(error: TooSmall) -> Self {
+        Error::Arena(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Source(error) => error.fmt(f),
+            Error::Gguf(error) => error.fmt(f),
+            Error::Model(error) => error.fmt(f),
+            Error::Tokenizer(error) => error.fmt(f),
+            Error::Sampler(error) => error.fmt(f),
+            Error::Arena(error) => error.fmt(f),
+            Error::VocabularySize { tokens, rows } => {
+                write!(
+                    f,
+                    "the vocabulary has {tokens} tokens, the token embedding {rows} rows: convert the model again"
+                )
+            }
+            Error::EmptyPrompt => f.write_str("the prompt is empty and the vocabulary has no token to start from"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,136 @@
+//! The transformer over a batch of positions, and the head over what it left.
+
+use core::ops::Range;
+
+use crate::ops::{self, Quantised};
+use crate::quant::dot_f32;
+use crate::source::Source;
+
+use super::error::Error;
+use super::kv::Kv;
+use super::state::State;
+use super::weights::{Linear, Weights};
+
+/// Runs `tokens` (1..=B of them) through the transformer, as the positions that follow those in the KV cache.
+///
+/// Reads every layer's weights once, and one row of each embedding a token. The residual stream stays in `state` for
+/// [`logits`].
+///
+/// # Errors
+/// A token outside the vocabulary → [`Error::Token`]; more tokens than positions are left, or than fit a batch →
+/// [`Error::Full`]; the source failed → [`Error::Source`], and the positions in the KV cache are as they were.
+pub fn forward<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    tokens: impl ExactSizeIterator<Item = u32>,
+) -> Result<(), Error> {
+    let config = state.config;
+    let (n, n_embd) = (tokens.len(), config.n_embd);
+    let left = state.batch.min(state.context - state.len);
+    if n > left {
+        return Err(Error::Full { tokens: n, left });
+    }
+    let x = &mut state.x[..n * n_embd];
+    let h = &mut state.h[..n * n_embd];
+
+    // Embed: a row for what the token is, a row for where it stands.
+    for (i, (id, x)) in tokens.zip(x.chunks_exact_mut(n_embd)).enumerate() {
+        if id as usize >= config.n_vocab {
+            return Err(Error::Token { id, n_vocab: config.n_vocab });
+        }
+        ops::row(src, &weights.token_embd(), id as usize, x)?;
+        ops::row(src, &weights.position_embd(), state.len + i, &mut h[..n_embd])?;
+        add(x, &h[..n_embd]);
+    }
+
+    for l in 0..config.n_layer {
+        let layer = weights.layer(l);
+
+        h.copy_from_slice(x);
+        ops::layer_norm(src, &layer.attn_norm.weight, &layer.attn_norm.bias, config.epsilon, h)?;
+        let qkv = &mut state.wide[..n * 3 * n_embd];
+        linear(src, &layer.attn_qkv, h, qkv, &mut state.quantised)?;
+        for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
+            let position = state.len + i;
+            let (q, kv) = qkv.split_at(n_embd);
+            let (k, v) = kv.split_at(n_embd);
+            state.kv.store(l, position, k, v);
+            attend(&mut state.kv, l, config.head_dim(), q, &mut state.scores[..=position], h);
+        }
+        let projected = &mut state.wide[..n * n_embd];
+        linear(src, &layer.attn_output, h, projected, &mut state.quantised)?;
+        add(x, projected);
+
+        h.copy_from_slice(x);
+        ops::layer_norm(src, &layer.ffn_norm.weight, &layer.ffn_norm.bias, config.epsilon, h)?;
+        let hidden = &mut state.wide[..n * config.n_ff];
+        linear(src, &layer.ffn_up, h, hidden, &mut state.quantised)?;
+        ops::gelu(hidden);
+        linear(src, &layer.ffn_down, hidden, h, &mut state.quantised)?;
+        add(x, h);
+    }
+    state.len += n;
+    Ok(())
+}
+
+/// Computes the logits of some positions of the last [`forward`] pass, reading the head once.
+///
+/// They come as `sink(i, first token, logits)`, at most [`ops::ROWS`] at a time, tokens in order for each position
+/// `last.start + i`; so no buffer as large as the vocabulary is needed.
+///
+/// # Errors
+/// The source failed → [`Error::Source`].
+///
+/// # Panics
+/// The range ends past the batch.
+pub fn logits<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
+    sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
+    let n_embd = state.config.n_embd;
+    let x = &state.x[last.start * n_embd..last.end * n_embd];
+    let h = &mut state.h[..x.len()];
+    h.copy_from_slice(x);
+    let norm = weights.output_norm();
+    ops::layer_norm(src, &norm.weight, &norm.bias, state.config.epsilon, h)?;
+    Ok(ops::multiply(src, &weights.output(), h, &mut state.quantised, sink)?)
+}
+
+/// `y = w · x + b` for each row.
+fn linear<S: Source>(
+    src: &mut S,
+    layer: &Linear,
+    x: &[f32],
+    y: &mut [f32],
+    scratch: &mut Quantised,
+) -> Result<(), Error> {
+    ops::matmul(src, &layer.weight, x, y, scratch)?;
+    Ok(ops::add_bias(src, &layer.bias, y)?)
+}
+
+/// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+fn attend(kv: &mut Kv, layer: usize, head_dim: usize, q: &[f32], scores: &mut [f32], out: &mut [f32]) {
+    let scale = 1.0 / libm::sqrtf(head_dim as f32);
+    let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
+    for (i, (q, out)) in heads.enumerate() {
+        let head = i * head_dim..(i + 1) * head_dim;
+        for (position, score) in scores.iter_mut().enumerate() {
+            *score = dot_f32(q, kv.key(layer, position, &head)) * scale;
+        }
+        ops::softmax(scores);
+        out.fill(0.0);
+        for (position, &weight) in scores.iter().enumerate() {
+            for (out, v) in out.iter_mut().zip(kv.value(layer, position, &head)) {
+                *out += weight * v;
+            }
+        }
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}

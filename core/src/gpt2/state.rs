@@ -1,0 +1,145 @@
+//! The memory of a sequence: planned before the first weight is read, then cut from the caller's arena.
+
+use crate::arena::{Arena, bytes_of};
+use crate::ops::Quantised;
+use crate::quant::{GROUP, HALF};
+
+use super::config::Config;
+use super::error::Error;
+use super::kv::{Kv, KvFormat};
+use super::weights::Weights;
+
+/// What the caller chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Positions of the KV cache: prompt and new tokens together.
+    pub context: usize,
+    /// Most positions of one pass (B).
+    pub batch: usize,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
+}
+
+/// Arena bytes by region, plain arithmetic on the model's shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Where each tensor lies.
+    pub weights: usize,
+    /// Keys and values of every position.
+    pub kv: usize,
+    /// Residual stream and what is computed from it, for B positions.
+    pub activations: usize,
+}
+
+impl Plan {
+    /// The bytes that [`Weights::load`] and [`State::new`] will cut from an arena.
+    pub fn new(config: &Config, options: &Options) -> Plan {
+        let Config { n_layer, n_embd, .. } = *config;
+        let b = |cols: usize| options.batch.saturating_mul(cols);
+        let max_cols = config.max_cols();
+        Plan {
+            weights: Weights::bytes(n_layer),
+            kv: Kv::bytes(options.kv, n_layer, options.context, n_embd, config.head_dim()),
+            activations: [
+                bytes_of::<f32>(b(n_embd)),
+                bytes_of::<f32>(b(n_embd)),
+                bytes_of::<f32>(b(wide(config))),
+                bytes_of::<f32>(options.context),
+                bytes_of::<i8>(b(max_cols)),
+                bytes_of::<f32>(b(max_cols / GROUP)),
+                bytes_of::<i16>(b(max_cols / HALF)),
+            ]
+            .into_iter()
+            .fold(0, usize::saturating_add),
+        }
+    }
+
+    /// All regions together; `usize::MAX` when that overflows.
+    pub fn total(&self) -> usize {
+        self.weights.saturating_add(self.kv).saturating_add(self.activations)
+    }
+}
+
+/// Width of the buffer that holds query, key and value, and later the feed-forward layer.
+fn wide(config: &Config) -> usize {
+    config.n_ff.max(3 * config.n_embd)
+}
+
+/// A sequence: how many positions it has, its KV cache, and the buffers of a pass of up to B positions.
+#[derive(Debug)]
+pub struct State<'a> {
+    pub(super) config: Config,
+    pub(super) batch: usize,
+    pub(super) context: usize,
+    /// Positions in the KV cache.
+    pub(super) len: usize,
+    pub(super) kv: Kv<'a>,
+    pub(super) x: &'a mut [f32],      // residual stream (B, n_embd)
+    pub(super) h: &'a mut [f32],      // normalised x, then the heads' output (B, n_embd)
+    pub(super) wide: &'a mut [f32],   // query, key and value (B, 3 n_embd), then the feed-forward layer (B, n_ff)
+    pub(super) scores: &'a mut [f32], // attention to each position (context)
+    pub(super) quantised: Quantised<'a>,
+}
+
+impl<'a> State<'a> {
+    /// Cuts the buffers from `arena`: the bytes that [`Plan`] tells, less those of the weights.
+    ///
+    /// # Errors
+    /// A context of 0 or over `n_ctx` → [`Error::Context`]; too little memory → [`Error::Arena`].
+    pub fn new(config: &Config, options: &Options, arena: &mut Arena<'a>) -> Result<Self, Error> {
+        let Options { context, batch, kv } = *options;
+        let batch = batch.max(1);
+        if context == 0 || context > config.n_ctx {
+            return Err(Error::Context { asked: context, n_ctx: config.n_ctx });
+        }
+        let Config { n_layer, n_embd, .. } = *config;
+        let b = |cols: usize| batch.saturating_mul(cols);
+        let max_cols = config.max_cols();
+        Ok(State {
+            config: *config,
+            batch,
+            context,
+            len: 0,
+            kv: Kv::take(kv, n_layer, context, n_embd, config.head_dim(), arena)?,
+            x: arena.take_as_is(b(n_embd))?,
+            h: arena.take_as_is(b(n_embd))?,
+            wide: arena.take_as_is(b(wide(config)))?,
+            scores: arena.take_as_is(context)?,
+            quantised: Quantised {
+                q: arena.take_as_is(b(max_cols))?,
+                d: arena.take_as_is(b(max_cols / GROUP))?,
+                sums: arena.take_as_is(b(max_cols / HALF))?,
+            },
+        })
+    }
+
+    /// Positions in the KV cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token was given yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Positions the KV cache can hold.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Most positions of one pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// A buffer that is free between passes: at least three times `n_embd` words.
+    pub fn scratch(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(self.wide)
+    }
+
+    /// Forgets all positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}

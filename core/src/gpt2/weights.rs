@@ -1,0 +1,294 @@
+//! The weights' directory: which tensor lies where, in the order in which a pass reads them.
+
+use core::fmt;
+
+use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::gguf::{File, Tensor};
+use crate::ops::Matrix;
+use crate::quant::Format;
+use crate::source::Source;
+
+use super::config::{Config, MAX_LAYERS, Metadata};
+use super::error::Error;
+
+/// A tensor's place in the pass order: embeddings, then each layer's twelve, then the last norm and the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Role(usize);
+
+/// A tensor's name within its layer, and its (rows, columns); vectors have one column.
+type Entry = (&'static str, fn(&Config) -> (usize, usize));
+
+/// A layer's tensors in pass order.
+const LAYER: [Entry; 12] = [
+    ("attn_norm.weight", |c| (c.n_embd, 1)),
+    ("attn_norm.bias", |c| (c.n_embd, 1)),
+    ("attn_qkv.weight", |c| (3 * c.n_embd, c.n_embd)),
+    ("attn_qkv.bias", |c| (3 * c.n_embd, 1)),
+    ("attn_output.weight", |c| (c.n_embd, c.n_embd)),
+    ("attn_output.bias", |c| (c.n_embd, 1)),
+    ("ffn_norm.weight", |c| (c.n_embd, 1)),
+    ("ffn_norm.bias", |c| (c.n_embd, 1)),
+    ("ffn_up.weight", |c| (c.n_ff, c.n_embd)),
+    ("ffn_up.bias", |c| (c.n_ff, 1)),
+    ("ffn_down.weight", |c| (c.n_embd, c.n_ff)),
+    ("ffn_down.bias", |c| (c.n_embd, 1)),
+];
+
+/// The tensors outside the layers, the last one may be missing.
+const OUTSIDE: [Entry; 5] = [
+    ("token_embd.weight", |c| (c.n_vocab, c.n_embd)),
+    ("position_embd.weight", |c| (c.n_ctx, c.n_embd)),
+    ("output_norm.weight", |c| (c.n_embd, 1)),
+    ("output_norm.bias", |c| (c.n_embd, 1)),
+    ("output.weight", |c| (c.n_vocab, c.n_embd)),
+];
+
+const TOKEN_EMBD: Role = Role(0);
+const POSITION_EMBD: Role = Role(1);
+const OUTPUT_NORM: Role = Role(2);
+const OUTPUT: Role = Role(4);
+const MAX_ROLES: usize = OUTSIDE.len() + LAYER.len() * MAX_LAYERS as usize;
+
+impl Role {
+    fn of_layer(layer: usize, i: usize) -> Role {
+        Role(OUTSIDE.len() + layer * LAYER.len() + i)
+    }
+
+    /// The role that a tensor of this name plays in a model of `n_layer` layers.
+    fn from_name(name: &str, n_layer: usize) -> Option<Role> {
+        if let Some(i) = OUTSIDE.iter().position(|tensor| tensor.0 == name) {
+            return Some(Role(i));
+        }
+        let (layer, suffix) = name.strip_prefix("blk.")?.split_once('.')?;
+        let plain = layer == "0" || (!layer.starts_with('0') && layer.bytes().all(|b| b.is_ascii_digit()));
+        let layer = layer.parse().ok().filter(|&layer: &usize| plain && layer < n_layer)?;
+        let i = LAYER.iter().position(|tensor| tensor.0 == suffix)?;
+        Some(Role::of_layer(layer, i))
+    }
+
+    /// The layer, if it has one, and the rest of the name.
+    fn parts(self) -> (Option<usize>, &'static Entry) {
+        match self.0.checked_sub(OUTSIDE.len()) {
+            None => (None, &OUTSIDE[self.0]),
+            Some(i) => (Some(i / LAYER.len()), &LAYER[i % LAYER.len()]),
+        }
+    }
+
+    fn shape(self, config: &Config) -> (usize, usize) {
+        (self.parts().1.1)(config)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parts() {
+            (Some(layer), (name, _)) => write!(f, "blk.{layer}.{name}"),
+            (None, (name, _)) => f.write_str(name),
+        }
+    }
+}
+
+/// What the header says of the model, checked: every tensor is there once, with the right shape and a format that can
+/// be multiplied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Header {
+    /// The model's shape.
+    pub config: Config,
+    /// Whether the head is the token embedding, as there is no `output.weight`.
+    pub tied: bool,
+    /// Bytes of the block and last-norm tensors: what each pass reads besides head and embeddings.
+    pub block_bytes: u64,
+    /// Bytes of the head.
+    pub head_bytes: u64,
+    /// Bytes of one row of both embeddings.
+    pub embedding_bytes: u64,
+    /// The longest row of any tensor, in bytes: what a source must be able to lend at once.
+    pub longest_row: usize,
+}
+
+impl Header {
+    /// Checks metadata and every tensor's name, shape and format; reads the header's tensor list once.
+    ///
+    /// # Errors
+    /// Not a GPT-2 model, or not one that can be multiplied → the variants of [`Error`], which name key or tensor.
+    pub fn read<S: Source>(file: &File, metadata: &Metadata, src: &mut S) -> Result<Header, Error> {
+        let mut config = metadata.config(src)?;
+        let mut tensors = file.tensors(src);
+        while let Some(tensor) = tensors.next()? {
+            if tensor.name.as_str() == Some(OUTSIDE[TOKEN_EMBD.0].0) {
+                config.set_vocab(tensor.dims[1])?;
+            }
+        }
+        let mut header =
+            Header { config, tied: true, block_bytes: 0, head_bytes: 0, embedding_bytes: 0, longest_row: 0 };
+        let mut seen = [0u64; MAX_ROLES.div_ceil(64)];
+        let mut tied_head_bytes = 0;
+        let mut tensors = file.tensors(src);
+        while let Some(tensor) = tensors.next()? {
+            let (role, matrix) = place(&tensor, &config)?;
+            let (word, bit) = (role.0 / 64, 1 << (role.0 % 64));
+            if seen[word] & bit != 0 {
+                return Err(Error::DuplicateTensor { tensor: tensor.name });
+            }
+            seen[word] |= bit;
+            header.longest_row = header.longest_row.max(matrix.row_bytes());
+            match role {
+                TOKEN_EMBD => {
+                    header.embedding_bytes += matrix.row_bytes() as u64;
+                    tied_head_bytes = matrix.bytes();
+                }
+                POSITION_EMBD => header.embedding_bytes += matrix.row_bytes() as u64,
+                OUTPUT => (header.tied, header.head_bytes) = (false, matrix.bytes()),
+                _ => header.block_bytes += matrix.bytes(),
+            }
+        }
+        if header.tied {
+            header.head_bytes = tied_head_bytes;
+        }
+        for role in (0..OUTSIDE.len() + config.n_layer * LAYER.len()).map(Role) {
+            if role != OUTPUT && seen[role.0 / 64] & 1 << (role.0 % 64) == 0 {
+                return Err(Error::MissingTensor { role });
+            }
+        }
+        Ok(header)
+    }
+
+    /// Bytes a single decoded token reads: every weight it uses, once.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.block_bytes + self.head_bytes + self.embedding_bytes
+    }
+}
+
+/// The role of a tensor and how to multiply it; shape and format are checked here.
+fn place(tensor: &Tensor, config: &Config) -> Result<(Role, Matrix), Error> {
+    let name = tensor.name;
+    let role = name.as_str().and_then(|name| Role::from_name(name, config.n_layer));
+    let role = role.ok_or(Error::UnknownTensor { tensor: name })?;
+    let (rows, cols) = role.shape(config);
+    let dims = if cols == 1 { [rows as u64, 1, 1, 1] } else { [cols as u64, rows as u64, 1, 1] };
+    if tensor.dims != dims {
+        return Err(Error::Shape { tensor: name, found: tensor.dims, expected: (rows, cols) });
+    }
+    let format = Format::from_id(tensor.kind.id).filter(|format| cols != 1 || format.is_float());
+    let format = format.ok_or(Error::Format { tensor: name, kind: tensor.kind, vector: cols == 1 })?;
+    Ok((role, Matrix { format, at: tensor.span.at, rows, cols }))
+}
+
+/// Scale and shift of a LayerNorm.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm {
+    /// Scale (n_embd).
+    pub weight: Matrix,
+    /// Shift (n_embd).
+    pub bias: Matrix,
+}
+
+/// A matrix and what is added to its product.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// The matrix.
+    pub weight: Matrix,
+    /// Added to each row's product (rows).
+    pub bias: Matrix,
+}
+
+/// One block of the transformer.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer {
+    /// Before attention.
+    pub attn_norm: Norm,
+    /// Query, key and value of all heads (3 n_embd, n_embd).
+    pub attn_qkv: Linear,
+    /// From the heads back to the residual stream (n_embd, n_embd).
+    pub attn_output: Linear,
+    /// Before the feed-forward layer.
+    pub ffn_norm: Norm,
+    /// Into the feed-forward layer (n_ff, n_embd).
+    pub ffn_up: Linear,
+    /// And back (n_embd, n_ff).
+    pub ffn_down: Linear,
+}
+
+/// Where every weight lies: eight bytes of arena a tensor, the weights stay in the file.
+#[derive(Debug)]
+pub struct Weights<'a> {
+    config: Config,
+    /// By role: offset · 16 + index in [`Format::ALL`] (roles).
+    slots: &'a [u64],
+}
+
+impl<'a> Weights<'a> {
+    /// Arena bytes of a model's directory.
+    pub const fn bytes(n_layer: usize) -> usize {
+        bytes_of::<u64>(OUTSIDE.len() + n_layer * LAYER.len())
+    }
+
+    /// Notes where each tensor lies; reads the header's tensor list once.
+    ///
+    /// # Errors
+    /// The source failed; the arena is too small.
+    pub fn load<S: Source>(header: &Header, file: &File, src: &mut S, arena: &mut Arena<'a>) -> Result<Self, Error> {
+        let config = header.config;
+        let slots: &mut [u64] = arena.take(OUTSIDE.len() + config.n_layer * LAYER.len())?;
+        let mut tensors = file.tensors(src);
+        while let Some(tensor) = tensors.next()? {
+            let (role, matrix) = place(&tensor, &config)?;
+            let index = Format::ALL.iter().position(|&format| format == matrix.format).unwrap_or(0);
+            slots[role.0] = matrix.at << 4 | index as u64;
+        }
+        if header.tied {
+            slots[OUTPUT.0] = slots[TOKEN_EMBD.0];
+        }
+        Ok(Weights { config, slots })
+    }
+
+    fn matrix(&self, role: Role) -> Matrix {
+        let slot = self.slots[role.0];
+        let (rows, cols) = role.shape(&self.config);
+        Matrix { format: Format::ALL[(slot & 15) as usize], at: slot >> 4, rows, cols }
+    }
+
+    /// Embedding of each token (n_vocab, n_embd).
+    pub fn token_embd(&self) -> Matrix {
+        self.matrix(TOKEN_EMBD)
+    }
+
+    /// Embedding of each position (n_ctx, n_embd).
+    pub fn position_embd(&self) -> Matrix {
+        self.matrix(POSITION_EMBD)
+    }
+
+    /// The norm after the last layer.
+    pub fn output_norm(&self) -> Norm {
+        Norm { weight: self.matrix(OUTPUT_NORM), bias: self.matrix(Role(OUTPUT_NORM.0 + 1)) }
+    }
+
+    /// The head (n_vocab, n_embd): its own matrix, or the token embedding.
+    pub fn output(&self) -> Matrix {
+        self.matrix(OUTPUT)
+    }
+
+    /// A layer's weights.
+    pub fn layer(&self, layer: usize) -> Layer {
+        let norm =
+            |i| Norm { weight: self.matrix(Role::of_layer(layer, i)), bias: self.matrix(Role::of_layer(layer, i + 1)) };
+        let linear = |i| Linear {
+            weight: self.matrix(Role::of_layer(layer, i)),
+            bias: self.matrix(Role::of_layer(layer, i + 1)),
+        };
+        Layer {
+            attn_norm: norm(0),
+            attn_qkv: linear(2),
+            attn_output: linear(4),
+            ffn_norm: norm(6),
+            ffn_up: linear(8),
+            ffn_down: linear(10),
+        }
+    }
+}
+
+impl From<TooSmall> for Error {
+    fn from(error: TooSmall) -> Self {
+        Error::Arena(error)
+    }
+}

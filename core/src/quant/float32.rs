@@ -1,0 +1,23 @@
+//! F32: each weight as it is.
+
+use super::{Activation, dot_float};
+
+/// Weights per block.
+pub(super) const LEN: usize = 1;
+/// Bytes per block.
+pub(super) const BYTES: usize = 4;
+
+/// The weights of a row.
+fn weights(row: &[u8]) -> impl Iterator<Item = f32> + Clone {
+    row.as_chunks::<BYTES>().0.iter().map(|&bytes| f32::from_le_bytes(bytes))
+}
+
+/// The weight of one block.
+pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+    weights(block).zip(out).for_each(|(w, out)| *out = w);
+}
+
+/// The product of a row with an activation row.
+pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
+    dot_float(weights(row), x.x)
+}

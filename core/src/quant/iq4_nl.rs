@@ -1,0 +1,44 @@
+//! IQ4_NL: 32 weights of 4 bits, which index a table of uneven steps, share one scale.
+//!
+//! ```text
+//! byte 0        2                          18
+//!      ┌────────┬───────────────────────────┐
+//!      │ d: f16 │ qs: 16 bytes, two a byte  │   weight[i] = STEPS[q[i]] · d
+//!      └────────┴───────────────────────────┘
+//! ```
+
+use core::ops::Range;
+
+use super::{Activation, GROUP, LANES, dot_codes, nibbles, scale, sum_lanes};
+
+/// Weights per block.
+pub(super) const LEN: usize = 32;
+/// Bytes per block.
+pub(super) const BYTES: usize = 18;
+const D: Range<usize> = 0..2;
+const QS: Range<usize> = 2..BYTES;
+
+/// What a nibble stands for. Shared with IQ4_XS.
+pub(super) const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The codes of 16 bytes. Shared with IQ4_XS.
+pub(super) fn steps(qs: &[u8]) -> [i8; GROUP] {
+    nibbles(qs).map(|q| STEPS[usize::from(q & 15)])
+}
+
+/// The weights of one block.
+pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+    let d = scale(block, D);
+    for (out, q) in out.iter_mut().zip(steps(&block[QS])) {
+        *out = f32::from(q) * d;
+    }
+}
+
+/// The product of a row with an activation row.
+pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {
+        lanes[i % LANES] += dot_codes(&steps(&block[QS]), x.q) as f32 * scale(block, D) * x.d;
+    }
+    sum_lanes(lanes)
+}

@@ -1,0 +1,58 @@
+//! IQ4_XS: a super-block of 256 weights of 4 bits, which index a table of uneven steps; each 32 share a 6-bit scale.
+//!
+//! ```text
+//! byte 0        2               4             8                           136
+//!      ┌────────┬───────────────┬─────────────┬─────────────────────────────┐
+//!      │ d: f16 │ scales_h: u16 │ scales_l: 4 │ qs: 8 groups of 16 bytes    │
+//!      └────────┴───────────────┴─────────────┴─────────────────────────────┘
+//! group g's scale s: nibble g of scales_l, bits 2g and 2g + 1 of scales_h above it
+//! weight[i] = STEPS[q[i]] · (s - 32) · d
+//! ```
+
+use core::ops::Range;
+
+use super::iq4_nl::steps;
+use super::{Activation, HALF, LANES, SUPER, dot_codes, scale, sum_lanes};
+
+/// Weights per block.
+pub(super) const LEN: usize = SUPER;
+/// Bytes per block.
+pub(super) const BYTES: usize = 136;
+const D: Range<usize> = 0..2;
+const SCALES_H: Range<usize> = 2..4;
+const SCALES_L: Range<usize> = 4..8;
+const QS: Range<usize> = 8..BYTES;
+
+/// Each group's scale, -32..=31.
+fn scales(block: &[u8]) -> [i8; 8] {
+    let (high, low) = (&block[SCALES_H], &block[SCALES_L]);
+    core::array::from_fn(|g| {
+        let low = low[g / 2] >> (4 * (g % 2)) & 15;
+        let high = high[g / 4] >> (2 * (g % 4)) & 3;
+        (low | high << 4) as i8 - 32
+    })
+}
+
+/// The weights of one block.
+pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+    let d = scale(block, D);
+    for ((out, qs), s) in out.chunks_exact_mut(32).zip(block[QS].chunks_exact(HALF)).zip(scales(block)) {
+        let ds = d * f32::from(s);
+        for (out, q) in out.iter_mut().zip(steps(qs)) {
+            *out = ds * f32::from(q);
+        }
+    }
+}
+
+/// The product of a row with an activation row.
+pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
+        let d = scale(block, D);
+        let groups = block[QS].chunks_exact(HALF).zip(scales(block)).zip(x.groups());
+        for (lane, ((qs, s), x)) in lanes.iter_mut().zip(groups) {
+            *lane += (dot_codes(&steps(qs), x.q) * i32::from(s)) as f32 * d * x.d;
+        }
+    }
+    sum_lanes(lanes)
+}

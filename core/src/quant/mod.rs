@@ -1,0 +1,340 @@
+//! Block formats: how weights are stored, and what their product with an activation row is.
+//!
+//! One file a format, the same names in each: `LEN` weights make a block of `BYTES` bytes, `dequantize` gives their
+//! values, `dot` multiplies a row of blocks with an activation row. Those functions are the definition and the judge:
+//! a faster kernel must return the same bits.
+//!
+//! # The arithmetic
+//! An activation row is quantised once ([`quantize`]): groups of [`GROUP`] values share one f32 scale and become
+//! int8. Group `g` of weights times group `g` of activations is a sum of integers, exact in whatever order it is
+//! taken, block scales of the K formats included (all such sums stay below 2^24, so they are exact as f32, too). One
+//! or two f32 multiplications turn it into a number, which is added to lane `g % LANES`; at the end the lanes are
+//! added pairwise ([`sum_lanes`]). F32, F16 and BF16 weights multiply in f32: element `i` goes to lane
+//! `i % FLOAT_LANES`. Nothing is contracted to a fused multiply-add.
+
+mod bfloat16;
+mod float16;
+mod float32;
+mod iq4_nl;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+use core::ops::Range;
+
+use half::f16;
+
+/// Activations that share one scale.
+pub const GROUP: usize = 32;
+/// Activations whose int8 sum is kept for formats with a minimum: half a [`GROUP`].
+pub const HALF: usize = 16;
+/// f32 accumulators of an integer dot product.
+pub const LANES: usize = 8;
+/// f32 accumulators of a float dot product.
+pub const FLOAT_LANES: usize = 16;
+/// A group whose largest magnitude is below this is all zero: its scale could not be inverted.
+const TINY: f32 = 1e-30;
+
+/// How a row of weights is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names say it all; each format's file has its picture")]
+#[allow(non_camel_case_types, reason = "the names people know")]
+pub enum Format {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+}
+
+/// Calls `$f` of the format's own file.
+macro_rules! of_format {
+    ($format:expr, $f:ident ( $($arg:expr),* )) => {
+        match $format {
+            Format::F32 => float32::$f($($arg),*),
+            Format::F16 => float16::$f($($arg),*),
+            Format::BF16 => bfloat16::$f($($arg),*),
+            Format::Q4_0 => q4_0::$f($($arg),*),
+            Format::Q4_1 => q4_1::$f($($arg),*),
+            Format::Q5_0 => q5_0::$f($($arg),*),
+            Format::Q5_1 => q5_1::$f($($arg),*),
+            Format::Q8_0 => q8_0::$f($($arg),*),
+            Format::Q2_K => q2_k::$f($($arg),*),
+            Format::Q3_K => q3_k::$f($($arg),*),
+            Format::Q4_K => q4_k::$f($($arg),*),
+            Format::Q5_K => q5_k::$f($($arg),*),
+            Format::Q6_K => q6_k::$f($($arg),*),
+            Format::IQ4_NL => iq4_nl::$f($($arg),*),
+            Format::IQ4_XS => iq4_xs::$f($($arg),*),
+        }
+    };
+}
+
+impl Format {
+    /// Every format that can be multiplied.
+    pub const ALL: [Format; 15] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+        Format::Q2_K,
+        Format::Q3_K,
+        Format::Q4_K,
+        Format::Q5_K,
+        Format::Q6_K,
+        Format::IQ4_NL,
+        Format::IQ4_XS,
+    ];
+
+    /// The format with this id in a GGUF file, if it can be multiplied.
+    pub fn from_id(id: u32) -> Option<Format> {
+        Format::ALL.into_iter().find(|format| format.id() == id)
+    }
+
+    /// Its id in a GGUF file.
+    pub const fn id(self) -> u32 {
+        match self {
+            Format::F32 => 0,
+            Format::F16 => 1,
+            Format::Q4_0 => 2,
+            Format::Q4_1 => 3,
+            Format::Q5_0 => 6,
+            Format::Q5_1 => 7,
+            Format::Q8_0 => 8,
+            Format::Q2_K => 10,
+            Format::Q3_K => 11,
+            Format::Q4_K => 12,
+            Format::Q5_K => 13,
+            Format::Q6_K => 14,
+            Format::IQ4_NL => 20,
+            Format::IQ4_XS => 23,
+            Format::BF16 => 30,
+        }
+    }
+
+    /// Weights per block, and bytes per block.
+    pub const fn block(self) -> (usize, usize) {
+        match self {
+            Format::F32 => (float32::LEN, float32::BYTES),
+            Format::F16 => (float16::LEN, float16::BYTES),
+            Format::BF16 => (bfloat16::LEN, bfloat16::BYTES),
+            Format::Q4_0 => (q4_0::LEN, q4_0::BYTES),
+            Format::Q4_1 => (q4_1::LEN, q4_1::BYTES),
+            Format::Q5_0 => (q5_0::LEN, q5_0::BYTES),
+            Format::Q5_1 => (q5_1::LEN, q5_1::BYTES),
+            Format::Q8_0 => (q8_0::LEN, q8_0::BYTES),
+            Format::Q2_K => (q2_k::LEN, q2_k::BYTES),
+            Format::Q3_K => (q3_k::LEN, q3_k::BYTES),
+            Format::Q4_K => (q4_k::LEN, q4_k::BYTES),
+            Format::Q5_K => (q5_k::LEN, q5_k::BYTES),
+            Format::Q6_K => (q6_k::LEN, q6_k::BYTES),
+            Format::IQ4_NL => (iq4_nl::LEN, iq4_nl::BYTES),
+            Format::IQ4_XS => (iq4_xs::LEN, iq4_xs::BYTES),
+        }
+    }
+
+    /// Bytes of a row of `cols` weights, which fill whole blocks.
+    pub const fn row_bytes(self, cols: usize) -> usize {
+        let (len, bytes) = self.block();
+        cols / len * bytes
+    }
+
+    /// Whether weights multiply with f32 activations rather than with int8 ones.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Format::F32 | Format::F16 | Format::BF16)
+    }
+}
+
+/// The weights of whole blocks, as f32.
+///
+/// # Panics
+/// `out` is not as long as the blocks in `blocks` make it.
+pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
+    let (len, bytes) = format.block();
+    assert_eq!(blocks.len() / bytes * len, out.len(), "one value out for each weight in");
+    for (block, out) in blocks.chunks_exact(bytes).zip(out.chunks_exact_mut(len)) {
+        of_format!(format, dequantize(block, out));
+    }
+}
+
+/// The product of a row of weights with an activation row.
+///
+/// Integer formats read `x.q`, `x.d` and `x.sums`; float formats read `x.x`.
+///
+/// # Panics
+/// The row has not as many weights as `x` has activations of the kind it needs.
+pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
+    let cols = if format.is_float() { x.x.len() } else { x.q.len() };
+    assert_eq!(row.len(), format.row_bytes(cols), "as many weights as activations");
+    of_format!(format, dot(row, x))
+}
+
+/// An activation row: as it is, and quantised in groups of [`GROUP`].
+#[derive(Debug, Clone, Copy)]
+pub struct Activation<'a> {
+    /// The values (cols).
+    pub x: &'a [f32],
+    /// Int8 codes, -127..=127 (cols).
+    pub q: &'a [i8],
+    /// The scale of each group: `x[i]` is about `q[i] * d[i / GROUP]` (cols / GROUP).
+    pub d: &'a [f32],
+    /// The sum of each half group's codes (cols / HALF).
+    pub sums: &'a [i16],
+}
+
+/// A group of activations.
+struct Group<'a> {
+    q: &'a [i8; GROUP],
+    d: f32,
+    sums: [i32; 2],
+}
+
+impl<'a> Activation<'a> {
+    /// The groups, in order.
+    fn groups(&self) -> impl Iterator<Item = Group<'a>> {
+        let (q, _) = self.q.as_chunks::<GROUP>();
+        let (sums, _) = self.sums.as_chunks::<2>();
+        q.iter().zip(self.d).zip(sums).map(|((q, &d), &[a, b])| Group { q, d, sums: [a.into(), b.into()] })
+    }
+
+    /// The groups of each super-block of 256, in order.
+    fn super_blocks(&self) -> impl Iterator<Item = Activation<'a>> {
+        let (x, q, d, sums) = (self.x, self.q, self.d, self.sums);
+        (0..q.len() / SUPER).map(move |i| Activation {
+            x: &x[..0],
+            q: &q[i * SUPER..][..SUPER],
+            d: &d[i * (SUPER / GROUP)..][..SUPER / GROUP],
+            sums: &sums[i * (SUPER / HALF)..][..SUPER / HALF],
+        })
+    }
+}
+
+/// Weights in a super-block of the K formats.
+const SUPER: usize = 256;
+
+/// Quantises activations: per group, `d = max|x| / 127` and `q = x * 127 / max|x|`, rounded half to even.
+///
+/// A group whose largest magnitude is below 1e-30 becomes zero. A NaN anywhere makes its group's scale NaN, so that
+/// it cannot vanish.
+///
+/// # Panics
+/// `x` is no whole number of groups, or an output is not as long as its doc in [`Activation`] says.
+pub fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+    assert!(x.len().is_multiple_of(GROUP) && q.len() == x.len());
+    assert!(d.len() == x.len() / GROUP && sums.len() == x.len() / HALF);
+    let groups = x.chunks_exact(GROUP).zip(q.chunks_exact_mut(GROUP)).zip(d).zip(sums.as_chunks_mut::<2>().0);
+    for (((x, q), d), sums) in groups {
+        // Magnitudes compare as integers do, and NaN is above all of them.
+        let max = f32::from_bits(x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)));
+        if max < TINY {
+            (*d, *sums) = (0.0, [0; 2]);
+            q.fill(0);
+            continue;
+        }
+        *d = max / 127.0;
+        let inverse = 127.0 / max;
+        for (q, v) in q.iter_mut().zip(x) {
+            *q = round_to_even(v * inverse) as i8;
+        }
+        for (sum, q) in sums.iter_mut().zip(q.chunks_exact(HALF)) {
+            *sum = q.iter().map(|&q| i16::from(q)).sum();
+        }
+    }
+}
+
+/// The nearest whole number, half to even, for magnitudes below 2^22.
+fn round_to_even(v: f32) -> f32 {
+    // Above 2^23 an f32 has no fraction bits, so the addition itself rounds, in the default mode of every target.
+    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23
+    (v + SHIFT) - SHIFT
+}
+
+/// The sum of all lanes, added pairwise: lane `i` with lane `i + N / 2`, and so on down to one.
+pub fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    const { assert!(N.is_power_of_two()) };
+    let mut half = N / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The product of two f32 rows, element `i` in lane `i % FLOAT_LANES`: what float formats and attention use.
+///
+/// Elements past the shorter row's end do not count.
+pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    dot_float(a.iter().copied(), b)
+}
+
+/// [`dot_f32`] of weights as they are decoded.
+fn dot_float(w: impl Iterator<Item = f32> + Clone, x: &[f32]) -> f32 {
+    let mut lanes = [0.0; FLOAT_LANES];
+    let mut w = w;
+    let (chunks, rest) = x.as_chunks::<FLOAT_LANES>();
+    for x in chunks {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane += w.next().unwrap_or(0.0) * x;
+        }
+    }
+    for ((lane, x), w) in lanes.iter_mut().zip(rest).zip(w) {
+        *lane += w * x;
+    }
+    sum_lanes(lanes)
+}
+
+/// The product of a group of codes with a group of activations: exact.
+fn dot_codes(codes: &[i8; GROUP], q: &[i8; GROUP]) -> i32 {
+    codes.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
+}
+
+/// The product of each half: for formats with a scale for every 16 weights.
+fn dot_halves(codes: &[i8], q: &[i8; GROUP]) -> [i32; 2] {
+    let half = |i: usize| {
+        let (c, q) = (&codes[i * HALF..][..HALF], &q[i * HALF..][..HALF]);
+        c.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
+    };
+    [half(0), half(1)]
+}
+
+/// The f16 at `at`, as f32: exact.
+fn scale(block: &[u8], at: Range<usize>) -> f32 {
+    let mut bytes = [0; 2];
+    bytes.copy_from_slice(&block[at]);
+    f16::from_le_bytes(bytes).to_f32()
+}
+
+/// 16 bytes hold 32 nibbles: weight `i` is byte `i`'s low one, weight `i + 16` its high one.
+fn nibbles(bytes: &[u8]) -> [u8; GROUP] {
+    let mut out = [0; GROUP];
+    let (low, high) = out.split_at_mut(HALF);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+    out
+}

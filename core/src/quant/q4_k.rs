@@ -1,0 +1,71 @@
+//! Q4_K: a super-block of 256 weights of 4 bits; each 32 share a 6-bit scale and a 6-bit minimum.
+//!
+//! ```text
+//! byte 0        2           4                  16                 144
+//!      ┌────────┬───────────┬──────────────────┬───────────────────┐
+//!      │ d: f16 │ dmin: f16 │ scales: 12 bytes │ qs: 4 × 32 bytes  │
+//!      └────────┴───────────┴──────────────────┴───────────────────┘
+//! 32 bytes of qs hold 2 × 32 weights: the low nibbles, then the high ones
+//! scales: group g < 4 has its scale in bits 0-5 of byte g and its minimum in those of byte g + 4;
+//!         group g ≥ 4 has 4 low bits of both in byte g + 4, and the 2 top bits in bits 6-7 of bytes g - 4 and g
+//! weight[i] = q[i] · s · d - m · dmin
+//! ```
+
+use core::ops::Range;
+
+use super::{Activation, GROUP, LANES, SUPER, dot_codes, scale, sum_lanes};
+
+/// Weights per block.
+pub(super) const LEN: usize = SUPER;
+/// Bytes per block.
+pub(super) const BYTES: usize = 144;
+const D: Range<usize> = 0..2;
+const DMIN: Range<usize> = 2..4;
+const SCALES: Range<usize> = 4..16;
+const QS: Range<usize> = 16..BYTES;
+
+/// Group `g`'s scale and minimum, 0..=63. Shared with Q5_K.
+pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
+    if g < 4 {
+        (scales[g] & 63, scales[g + 4] & 63)
+    } else {
+        let low = scales[g + 4];
+        (low & 15 | scales[g - 4] >> 6 << 4, low >> 4 | scales[g] >> 6 << 4)
+    }
+}
+
+/// Group `g`'s nibbles. Shared with Q5_K.
+pub(super) fn group(qs: &[u8], g: usize) -> [i8; GROUP] {
+    let mut out = [0; GROUP];
+    for (out, byte) in out.iter_mut().zip(&qs[g / 2 * GROUP..][..GROUP]) {
+        *out = (byte >> (4 * (g % 2)) & 15) as i8;
+    }
+    out
+}
+
+/// The weights of one block.
+pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+    let (d, dmin) = (scale(block, D), scale(block, DMIN));
+    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+        let (s, m) = scale_and_minimum(&block[SCALES], g);
+        let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
+        for (out, q) in out.iter_mut().zip(group(&block[QS], g)) {
+            *out = ds * f32::from(q) - dm;
+        }
+    }
+}
+
+/// The product of a row with an activation row.
+pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
+        let (d, dmin) = (scale(block, D), scale(block, DMIN));
+        for (g, (lane, x)) in lanes.iter_mut().zip(x.groups()).enumerate() {
+            let (s, m) = scale_and_minimum(&block[SCALES], g);
+            let scaled = dot_codes(&group(&block[QS], g), x.q) * i32::from(s);
+            let minimum = (x.sums[0] + x.sums[1]) * i32::from(m);
+            *lane += (scaled as f32 * d - minimum as f32 * dmin) * x.d;
+        }
+    }
+    sum_lanes(lanes)
+}

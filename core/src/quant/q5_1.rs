@@ -1,0 +1,46 @@
+//! Q5_1: 32 weights of 5 bits share a scale and a minimum.
+//!
+//! ```text
+//! byte 0        2        4                       8                          24
+//!      ┌────────┬────────┬───────────────────────┬───────────────────────────┐
+//!      │ d: f16 │ m: f16 │ qh: u32, bit i is bit │ qs: 16 bytes, two a byte  │   weight[i] = q[i] · d + m
+//!      │        │        │ 4 of q[i]             │                           │
+//!      └────────┴────────┴───────────────────────┴───────────────────────────┘
+//! ```
+
+use core::ops::Range;
+
+use super::q5_0::fives;
+use super::{Activation, GROUP, LANES, dot_codes, scale, sum_lanes};
+
+/// Weights per block.
+pub(super) const LEN: usize = 32;
+/// Bytes per block.
+pub(super) const BYTES: usize = 24;
+const D: Range<usize> = 0..2;
+const M: Range<usize> = 2..4;
+const QH: Range<usize> = 4..8;
+const QS: Range<usize> = 8..BYTES;
+
+fn codes(block: &[u8]) -> [i8; GROUP] {
+    fives(&block[QH], &block[QS]).map(|q| q as i8)
+}
+
+/// The weights of one block.
+pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (scale(block, D), scale(block, M));
+    for (out, q) in out.iter_mut().zip(codes(block)) {
+        *out = f32::from(q) * d + m;
+    }
+}
+
+/// The product of a row with an activation row.
+pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {
+        let scaled = dot_codes(&codes(block), x.q) as f32 * scale(block, D);
+        let minimum = (x.sums[0] + x.sums[1]) as f32 * scale(block, M);
+        lanes[i % LANES] += (scaled + minimum) * x.d;
+    }
+    sum_lanes(lanes)
+}

@@ -1,0 +1,61 @@
+//! Q6_K: a super-block of 256 weights of 6 bits; each 16 share an 8-bit scale.
+//!
+//! ```text
+//! byte 0                 128               192                208      210
+//!      ┌─────────────────┬─────────────────┬──────────────────┬────────┐
+//!      │ ql: 2 × 64      │ qh: 2 × 32      │ scales: 16 × i8  │ d: f16 │
+//!      └─────────────────┴─────────────────┴──────────────────┴────────┘
+//! 64 bytes of ql and 32 of qh hold 4 × 32 weights: low nibbles of ql[0..32] and of ql[32..64], then their high ones;
+//! bits 4-5 of the four come from bits 0-1, 2-3, 4-5 and 6-7 of qh
+//! weight[i] = (q[i] - 32) · s · d
+//! ```
+
+use core::ops::Range;
+
+use super::{Activation, GROUP, HALF, LANES, SUPER, dot_halves, scale, sum_lanes};
+
+/// Weights per block.
+pub(super) const LEN: usize = SUPER;
+/// Bytes per block.
+pub(super) const BYTES: usize = 210;
+const QL: Range<usize> = 0..128;
+const QH: Range<usize> = 128..192;
+const SCALES: Range<usize> = 192..208;
+const D: Range<usize> = 208..BYTES;
+
+/// Group `g`'s codes, -32..=31.
+fn group(block: &[u8], g: usize) -> [i8; GROUP] {
+    let (half, g) = (g / 4, g % 4);
+    let ql = &block[QL][half * 64 + g % 2 * GROUP..][..GROUP];
+    let qh = &block[QH][half * GROUP..][..GROUP];
+    let mut codes = [0; GROUP];
+    for ((code, low), high) in codes.iter_mut().zip(ql).zip(qh) {
+        *code = (low >> (4 * (g / 2)) & 15 | (high >> (2 * g) & 3) << 4) as i8 - 32;
+    }
+    codes
+}
+
+/// The weights of one block.
+pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+    let d = scale(block, D);
+    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+        let scales = &block[SCALES][2 * g..][..2];
+        for (i, (out, q)) in out.iter_mut().zip(group(block, g)).enumerate() {
+            *out = d * f32::from(scales[i / HALF] as i8) * f32::from(q);
+        }
+    }
+}
+
+/// The product of a row with an activation row.
+pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
+        let d = scale(block, D);
+        let scales = block[SCALES].as_chunks::<2>().0;
+        for (g, ((lane, s), x)) in lanes.iter_mut().zip(scales).zip(x.groups()).enumerate() {
+            let [a, b] = dot_halves(&group(block, g), x.q);
+            *lane += (a * i32::from(s[0] as i8) + b * i32::from(s[1] as i8)) as f32 * d * x.d;
+        }
+    }
+    sum_lanes(lanes)
+}

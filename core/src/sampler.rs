@@ -1,0 +1,438 @@
+//! Logits in, a token out: greedy, or drawn after temperature, top-k, top-p and min-p.
+//!
+//! Logits arrive in pieces, as the head streams its rows, and only what the controls need is kept: the best one for
+//! greedy, `top_k` of them for top-k, all of them only where neither bounds the choice. The controls have the names,
+//! the meaning and the order of Hugging Face's `GenerationConfig`: repetition penalty, temperature, top-k, top-p, min-p.
+
+use core::fmt;
+
+use rand_pcg::Pcg32;
+use rand_pcg::rand_core::{Rng, SeedableRng};
+
+use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::tokenizer::Token;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Params {
+    /// Divides the logits; 0 is greedy: the token with the largest logit, the lowest id among equals.
+    pub temperature: f32,
+    /// Keeps the `top_k` largest logits; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the fewest tokens whose probabilities reach this sum; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps tokens at least this probable relative to the most probable; 0 keeps all.
+    pub min_p: f32,
+    /// Makes tokens of the window less likely: positive logits are divided by it, negative ones multiplied; 1 is off.
+    pub repetition_penalty: f32,
+    /// How many of the last tokens the penalty looks at.
+    pub repetition_window: usize,
+}
+
+impl Default for Params {
+    /// Temperature 0.8 over the best 50 tokens.
+    fn default() -> Self {
+        Params { temperature: 0.8, top_k: 50, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, repetition_window: 64 }
+    }
+}
+
+impl Params {
+    /// Always the likeliest token.
+    pub fn greedy() -> Self {
+        Params { temperature: 0.0, ..Params::default() }
+    }
+
+    /// Checks every control against its range.
+    ///
+    /// # Errors
+    /// A control outside its range → [`Error::Control`].
+    pub fn check(&self) -> Result<(), Error> {
+        let controls = [
+            ("temperature", self.temperature, 0.0, 1e6),
+            ("top_p", self.top_p, f32::MIN_POSITIVE, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE, 1e6),
+        ];
+        match controls.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
+            Some((name, value, least, most)) => Err(Error::Control { name, value, least, most }),
+            None => Ok(()),
+        }
+    }
+
+    /// How many logits are kept of a vocabulary of `n_vocab`.
+    fn kept(&self, n_vocab: usize) -> usize {
+        match (self.temperature, self.top_k) {
+            (0.0, _) => 1,
+            (_, 0) => n_vocab,
+            (_, k) => k.min(n_vocab),
+        }
+    }
+
+    /// How many of a context's last tokens are remembered for the penalty.
+    fn window(&self, context: usize) -> usize {
+        if self.repetition_penalty == 1.0 { 0 } else { self.repetition_window.min(context) }
+    }
+
+    /// Arena bytes of a sampler with these controls.
+    pub fn bytes(&self, n_vocab: usize, context: usize) -> usize {
+        bytes_of::<u64>(self.kept(n_vocab)).saturating_add(bytes_of::<u32>(self.window(context)))
+    }
+}
+
+/// No token can be chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A logit is NaN or infinite: the weights are damaged.
+    NotFinite {
+        /// Whose logit it is.
+        token: Token,
+    },
+    /// A control is outside its range.
+    Control {
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        value: f32,
+        /// The least it may be.
+        least: f32,
+        /// The most it may be.
+        most: f32,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotFinite { token } => {
+                write!(f, "the logit of token {token} is not finite: the file's weights are damaged")
+            }
+            Error::Control { name, value, least, most } => {
+                write!(f, "{name} is {value}, not in {least}..={most}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Draws tokens; the same seed and the same logits give the same tokens on every target.
+#[derive(Debug)]
+pub struct Sampler<'a> {
+    params: Params,
+    rng: Pcg32,
+    /// Candidates: see [`candidate`]; a heap with the worst on top while logits arrive (kept).
+    kept: &'a mut [u64],
+    n_kept: usize,
+    limit: usize,
+    /// The tokens that the penalty looks at, ascending (window).
+    recent: &'a mut [u32],
+    n_recent: usize,
+    /// How many of `recent` lie before the next logit.
+    passed: usize,
+    not_finite: Option<Token>,
+}
+
+/// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
+fn candidate(logit: f32, id: u32) -> u64 {
+    let bits = logit.to_bits();
+    // Negative floats sort backwards as integers: flip them all; positive ones go above them.
+    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    u64::from(ordered) << 32 | u64::from(!id)
+}
+
+fn id(candidate: u64) -> u32 {
+    !(candidate as u32)
+}
+
+fn logit(candidate: u64) -> f32 {
+    let ordered = (candidate >> 32) as u32;
+    f32::from_bits(if ordered >> 31 == 1 { ordered ^ 1 << 31 } else { !ordered })
+}
+
+impl<'a> Sampler<'a> {
+    /// Cuts what `params` need from `arena`: the bytes that [`Params::bytes`] tells.
+    ///
+    /// # Errors
+    /// Too little memory → [`TooSmall`].
+    pub fn new(
+        params: Params,
+        seed: u64,
+        n_vocab: usize,
+        context: usize,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, TooSmall> {
+        Ok(Sampler {
+            rng: Pcg32::seed_from_u64(seed),
+            kept: arena.take(params.kept(n_vocab))?,
+            n_kept: 0,
+            limit: params.kept(n_vocab),
+            recent: arena.take(params.window(context))?,
+            n_recent: 0,
+            passed: 0,
+            not_finite: None,
+            params,
+        })
+    }
+
+    /// Changes the controls and starts the generator anew.
+    ///
+    /// # Errors
+    /// They need more memory than was cut → [`TooSmall`], and the old ones stay.
+    pub fn set(&mut self, params: Params, seed: u64, n_vocab: usize, context: usize) -> Result<(), TooSmall> {
+        let (kept, window) = (params.kept(n_vocab), params.window(context));
+        if kept > self.kept.len() || window > self.recent.len() {
+            let have = bytes_of::<u64>(self.kept.len()) + bytes_of::<u32>(self.recent.len());
+            return Err(TooSmall { needed: params.bytes(n_vocab, context), have });
+        }
+        (self.params, self.limit, self.rng) = (params, kept, Pcg32::seed_from_u64(seed));
+        Ok(())
+    }
+
+    /// Starts a choice: `history` is the text so far, which the repetition penalty looks at.
+    pub fn begin(&mut self, history: &[u32]) {
+        self.n_kept = 0;
+        self.not_finite = None;
+        self.passed = 0;
+        self.n_recent = self.params.window(history.len()).min(self.recent.len());
+        let recent = &mut self.recent[..self.n_recent];
+        recent.copy_from_slice(&history[history.len() - recent.len()..]);
+        recent.sort_unstable();
+    }
+
+    /// Takes the logits of the tokens from id `first` on; pieces come in ascending order of ids.
+    pub fn push(&mut self, first: u32, logits: &[f32]) {
+        for (id, &logit) in (first..).zip(logits) {
+            if !logit.is_finite() {
+                self.not_finite.get_or_insert(Token(id));
+                continue;
+            }
+            let candidate = candidate(self.penalised(id, logit), id);
+            if self.n_kept < self.limit {
+                self.kept[self.n_kept] = candidate;
+                self.n_kept += 1;
+                if self.n_kept == self.limit {
+                    // The worst on top, so that one comparison turns most later logits away.
+                    for i in (0..self.limit / 2).rev() {
+                        sift_down(&mut self.kept[..self.limit], i);
+                    }
+                }
+            } else if candidate > self.kept[0] {
+                self.kept[0] = candidate;
+                sift_down(&mut self.kept[..self.limit], 0);
+            }
+        }
+    }
+
+    fn penalised(&mut self, id: u32, logit: f32) -> f32 {
+        let recent = &self.recent[..self.n_recent];
+        while recent.get(self.passed).is_some_and(|&recent| recent < id) {
+            self.passed += 1;
+        }
+        match recent.get(self.passed) {
+            Some(&recent) if recent == id && logit > 0.0 => logit / self.params.repetition_penalty,
+            Some(&recent) if recent == id => logit * self.params.repetition_penalty,
+            _ => logit,
+        }
+    }
+
+    /// Chooses a token from the logits taken since [`begin`](Sampler::begin).
+    ///
+    /// # Errors
+    /// One of them is NaN or infinite, or there were none → [`Error::NotFinite`].
+    pub fn pick(&mut self) -> Result<Token, Error> {
+        if let Some(token) = self.not_finite {
+            return Err(Error::NotFinite { token });
+        }
+        let kept = &mut self.kept[..self.n_kept];
+        kept.sort_unstable_by(|a, b| b.cmp(a));
+        let Some(&best) = kept.first() else { return Err(Error::NotFinite { token: Token(0) }) };
+        let Params { temperature, top_p, min_p, .. } = self.params;
+        if temperature == 0.0 {
+            return Ok(Token(id(best)));
+        }
+        // exp((x - max) / t): probabilities, but for a common factor.
+        let weight = |candidate: u64| libm::expf((logit(candidate) - logit(best)) / temperature);
+
+        let total: f32 = kept.iter().map(|&c| weight(c)).sum();
+        let mut n = kept.len();
+        if top_p < 1.0 {
+            let mut sum = 0.0;
+            let reached = |&&candidate: &&u64| {
+                let before = sum;
+                sum += weight(candidate);
+                before < top_p * total
+            };
+            n = kept.iter().take_while(reached).count();
+        }
+        if min_p > 0.0 {
+            n = kept[..n].iter().take_while(|&&c| weight(c) >= min_p).count();
+        }
+        let kept = &kept[..n.max(1)];
+        let total: f32 = kept.iter().map(|&c| weight(c)).sum();
+
+        // 24 random bits are all the fraction bits an f32 in 0..1 has.
+        let mut left = (self.rng.next_u32() >> 8) as f32 / 16_777_216.0 * total;
+        for &candidate in kept {
+            left -= weight(candidate);
+            if left < 0.0 {
+                return Ok(Token(id(candidate)));
+            }
+        }
+        Ok(Token(id(kept[kept.len() - 1])))
+    }
+}
+
+/// Restores a heap with the smallest on top, whose element `i` may be larger than its children.
+fn sift_down(heap: &mut [u64], mut i: usize) {
+    loop {
+        let mut child = 2 * i + 1;
+        if child >= heap.len() {
+            return;
+        }
+        if child + 1 < heap.len() && heap[child + 1] < heap[child] {
+            child += 1;
+        }
+        if heap[i] <= heap[child] {
+            return;
+        }
+        heap.swap(i, child);
+        i = child;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    const N: usize = 1000;
+
+    fn logits(seed: u64) -> Vec<f32> {
+        let mut rng = Pcg32::seed_from_u64(seed);
+        (0..N).map(|_| (rng.next_u32() % 2000) as f32 / 100.0 - 10.0).collect()
+    }
+
+    /// Draws `n` tokens from the same logits, pushed in pieces of 7.
+    fn draw(params: Params, seed: u64, logits: &[f32], history: &[u32], n: usize) -> Vec<u32> {
+        let mut memory = vec![0; params.bytes(N, history.len()) + 16];
+        let mut arena = Arena::new(&mut memory);
+        let mut sampler = Sampler::new(params, seed, N, history.len(), &mut arena).unwrap();
+        assert_eq!(arena.used(), params.bytes(N, history.len()));
+        let draw = |_| {
+            sampler.begin(history);
+            for (i, piece) in logits.chunks(7).enumerate() {
+                sampler.push(i as u32 * 7, piece);
+            }
+            sampler.pick().unwrap().0
+        };
+        (0..n).map(draw).collect()
+    }
+
+    /// The probabilities that Hugging Face's warpers leave, in f64, straight from their definitions.
+    fn oracle(params: &Params, logits: &[f32], history: &[u32]) -> Vec<f64> {
+        let mut x: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
+        for (id, x) in x.iter_mut().enumerate() {
+            let start = history.len().saturating_sub(params.repetition_window);
+            if history[start..].contains(&(id as u32)) {
+                let penalty = f64::from(params.repetition_penalty);
+                *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
+            }
+        }
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_by(|&a, &b| x[b].total_cmp(&x[a]).then(a.cmp(&b)));
+        if params.top_k > 0 {
+            order.truncate(params.top_k);
+        }
+        let probabilities = |order: &[usize]| -> Vec<f64> {
+            let e: Vec<f64> =
+                order.iter().map(|&i| ((x[i] - x[order[0]]) / f64::from(params.temperature)).exp()).collect();
+            e.iter().map(|v| v / e.iter().sum::<f64>()).collect()
+        };
+        let mut sum = 0.0;
+        let reached = |p: &&f64| {
+            let before = sum;
+            sum += **p;
+            before < f64::from(params.top_p)
+        };
+        let n = probabilities(&order).iter().take_while(reached).count();
+        order.truncate(n);
+        let p = probabilities(&order);
+        order.truncate(p.iter().take_while(|&&v| v >= f64::from(params.min_p) * p[0]).count());
+        let mut out = vec![0.0; x.len()];
+        for (&i, p) in order.iter().zip(probabilities(&order)) {
+            out[i] = p;
+        }
+        out
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_largest() {
+        let mut logits = logits(1);
+        (logits[700], logits[300]) = (50.0, 50.0);
+        assert_eq!(draw(Params::greedy(), 1, &logits, &[], 1), [300]);
+    }
+
+    #[test]
+    fn draws_follow_the_definitions() {
+        let history: Vec<u32> = (0..200).map(|i| i * 3 % 90).collect();
+        let base = Params { top_k: 0, ..Params::default() };
+        for params in [
+            base,
+            Params { top_k: 20, ..base },
+            Params { top_p: 0.7, ..base },
+            Params { min_p: 0.2, ..base },
+            Params { top_k: 40, top_p: 0.9, min_p: 0.05, temperature: 1.5, repetition_penalty: 1.3, ..base },
+            Params { repetition_penalty: 2.0, repetition_window: 20, ..base },
+        ] {
+            let logits = logits(7);
+            let expected = oracle(&params, &logits, &history);
+            const DRAWS: usize = 20_000;
+            let mut count = vec![0.0; N];
+            for id in draw(params, 3, &logits, &history, DRAWS) {
+                count[id as usize] += 1.0;
+            }
+            for (id, (count, p)) in count.iter().zip(&expected).enumerate() {
+                assert!(*p > 0.0 || *count == 0.0, "{params:?}: token {id} is out of bounds and was drawn");
+                let sigma = (DRAWS as f64 * p * (1.0 - p)).sqrt();
+                let off = (count - DRAWS as f64 * p).abs();
+                assert!(off <= 5.0 * sigma + 3.0, "{params:?}: token {id} drawn {count} times, p = {p}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same() {
+        let params = Params { top_k: 0, ..Params::default() };
+        let logits = logits(5);
+        assert_eq!(draw(params, 42, &logits, &[], 100), draw(params, 42, &logits, &[], 100));
+        assert_ne!(draw(params, 42, &logits, &[], 100), draw(params, 43, &logits, &[], 100));
+    }
+
+    #[test]
+    fn a_logit_that_is_not_finite_is_an_error() {
+        let mut memory = [0; 4096];
+        let params = Params { top_k: 5, ..Params::default() };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut sampler = Sampler::new(params, 1, N, 0, &mut Arena::new(&mut memory)).unwrap();
+            sampler.begin(&[]);
+            sampler.push(0, &[1.0, bad, 2.0]);
+            assert_eq!(sampler.pick(), Err(Error::NotFinite { token: Token(1) }));
+        }
+    }
+
+    #[test]
+    fn controls_outside_their_range_are_named() {
+        for (params, name) in [
+            (Params { temperature: -1.0, ..Params::default() }, "temperature"),
+            (Params { temperature: f32::NAN, ..Params::default() }, "temperature"),
+            (Params { top_p: 0.0, ..Params::default() }, "top_p"),
+            (Params { min_p: 1.5, ..Params::default() }, "min_p"),
+            (Params { repetition_penalty: 0.0, ..Params::default() }, "repetition_penalty"),
+        ] {
+            assert!(matches!(params.check(), Err(Error::Control { name: n, .. }) if n == name));
+        }
+        assert_eq!(Params::default().check(), Ok(()));
+    }
+}
