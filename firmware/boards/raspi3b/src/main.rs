@@ -47,7 +47,7 @@ const SDHCI: usize = 0x3f30_0000;
 /// As much as GPT-2 XL needs for half its context in f16; more would only take longer to clear.
 static ARENA: ConstStaticCell<[u8; 256 << 20]> = ConstStaticCell::new([0; 256 << 20]);
 /// What the card is read into.
-static BUFFERS: ConstStaticCell<[[u8; 64 << 10]; 2]> = ConstStaticCell::new([[0; 64 << 10]; 2]);
+static BUFFERS: ConstStaticCell<[[u8; 256 << 10]; 2]> = ConstStaticCell::new([[0; 256 << 10]; 2]);
 
 // Blocks of 2 MiB, RAM and then registers. Bit 10: accessed; 9:8: inner shareable; 4:2: the default attributes' index;
 // 54, 53: never executed.
