@@ -7,8 +7,8 @@
 
 use core::hint;
 
-use gptrickle_firmware::storage::Error;
 use gptrickle_firmware::storage::block::{BLOCK, BlockDevice};
+use gptrickle_firmware::storage::{Error, csd};
 
 use crate::micros;
 
@@ -63,12 +63,11 @@ const PATIENCE_US: u64 = 500_000;
 /// How long a card may take to wake up.
 const WAKE_US: u64 = 1_000_000;
 
-// Codes of failures that are not the controller's own error bits.
+/// The code of a failure that the controller does not see; else it is the controller's error bits.
 const LATE: i32 = -1;
-const NOT_A_CARD: i32 = -2;
 
 /// A controller, and the card in it.
-pub struct Sdhci {
+pub(crate) struct Sdhci {
     base: usize,
     rca: u32,            // the card's address << 16
     counts_blocks: bool, // else bytes: cards up to 2 GB
@@ -79,7 +78,7 @@ impl Sdhci {
     ///
     /// # Safety
     /// An SD host controller is at `base`, mapped as device memory, and nothing else uses it.
-    pub unsafe fn new(base: usize) -> Self {
+    pub(crate) unsafe fn new(base: usize) -> Self {
         Sdhci { base, rca: 0, counts_blocks: false }
     }
 
@@ -189,13 +188,14 @@ impl Sdhci {
         self.command(2, ANSWER_136, 0)?;
         self.rca = self.command(3, ANSWER_48, 0)? & 0xffff_0000;
         self.command(9, ANSWER_136, self.rca)?;
-        let csd = [0, 4, 8, 12].map(|at| self.get(RESPONSE + at));
+        // The controller keeps the bits from 8 on: those below were a checksum.
+        let csd = [12, 8, 4, 0].iter().fold(0, |csd, at| csd << 32 | u128::from(self.get(RESPONSE + at))) << 8;
         self.clock(DIVISOR_25_MHZ)?;
         self.command(7, ANSWER_48_BUSY, self.rca)?;
         self.command(16, ANSWER_48, BLOCK as u32)?;
         self.app_command(6, ANSWER_48, 0b10)?;
         self.set(HOST, self.get(HOST) | HOST_FOUR_BITS);
-        blocks(csd).ok_or(NOT_A_CARD)
+        Ok(csd::blocks(csd))
     }
 
     fn transfer(&mut self, lba: u32, buf: &mut [u8]) -> Result<(), i32> {
@@ -213,21 +213,6 @@ impl Sdhci {
             }
         }
         self.wait_event(TRANSFER_DONE)
-    }
-}
-
-/// Blocks on a card, from its CSD register: bits 127:8, as the controller keeps them.
-fn blocks(csd: [u32; 4]) -> Option<u32> {
-    // Bits `high:low` of the register, at most 32 of them.
-    let bits = |high: u32, low: u32| {
-        let (word, shift) = ((low - 8) as usize / 32, (low - 8) % 32);
-        let pair = u64::from(csd[word]) | u64::from(*csd.get(word + 1).unwrap_or(&0)) << 32;
-        (pair >> shift) as u32 & (u32::MAX >> (31 - (high - low)))
-    };
-    match bits(127, 126) {
-        0 => (bits(73, 62) + 1).checked_shl(bits(49, 47) + 2 + bits(83, 80))?.checked_div(BLOCK as u32),
-        1 => (bits(69, 48) + 1).checked_mul(1024),
-        _ => None,
     }
 }
 
