@@ -8,5 +8,8 @@ fn main() {
     println!("cargo::rustc-link-search={}", out.display());
     println!("cargo::rustc-link-arg=-Tmemory.x");
     println!("cargo::rustc-link-arg=-Timage.ld");
+    if env::var_os("CARGO_FEATURE_DEFMT").is_some() {
+        println!("cargo::rustc-link-arg=-Tdefmt.x");
+    }
     println!("cargo::rerun-if-changed=memory.x");
 }

@@ -27,7 +27,6 @@ use core::arch::asm;
 use core::panic::PanicInfo;
 
 use aarch64_rt::{ExceptionHandlers, InitialPagetable, RegisterStateRef, entry, exception_handlers, initial_pagetable};
-use critical_section::RawRestoreState;
 use embedded_alloc::LlffHeap as Heap;
 use gptrickle_firmware::stack::Stack;
 use gptrickle_firmware::storage::disk::Disk;
@@ -35,6 +34,9 @@ use gptrickle_firmware::storage::virtio::{VirtioDisk, Windows};
 use gptrickle_firmware::uart::pl011::Pl011;
 use gptrickle_firmware::{Board, device_tree, panic_line, run};
 use semihosting::process;
+
+#[cfg(feature = "defmt")]
+use defmt_semihosting as _;
 
 const UART: usize = 0x0900_0000;
 const UART_CLOCK_HZ: u32 = 24_000_000;
@@ -137,17 +139,6 @@ fn ram_size() -> usize {
 fn uart() -> Pl011 {
     // SAFETY: the UART is there, and only this file uses it: `main`, and after it the panic handler.
     unsafe { Pl011::new(UART, UART_CLOCK_HZ, 115_200) }
-}
-
-/// One core, and no interrupts: nothing to keep out.
-struct OneCore;
-
-critical_section::set_impl!(OneCore);
-
-// SAFETY: nothing runs beside the one core's one thread, as no interrupt is ever let through.
-unsafe impl critical_section::Impl for OneCore {
-    unsafe fn acquire() -> RawRestoreState {}
-    unsafe fn release(_: RawRestoreState) {}
 }
 
 struct Exceptions;

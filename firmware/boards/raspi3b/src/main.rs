@@ -37,6 +37,9 @@ use static_cell::ConstStaticCell;
 
 use sdhci::Sdhci;
 
+#[cfg(feature = "defmt")]
+use defmt_semihosting as _;
+
 const TIMER_LOW: usize = 0x3f00_3004;
 const TIMER_HIGH: usize = 0x3f00_3008;
 const GPIO: usize = 0x3f20_0000;
