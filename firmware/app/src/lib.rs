@@ -25,6 +25,8 @@ mod log;
 pub mod console;
 #[cfg(any(test, target_pointer_width = "64"))]
 pub mod device_tree;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod one_core;
 pub mod run;
 pub mod stack;
 pub mod storage;

@@ -1,6 +1,7 @@
 //! Where the model lies: in mapped memory, or in a file on a device that is read in blocks.
 
 pub mod block;
+pub mod csd;
 pub mod disk;
 pub mod fat;
 #[cfg(feature = "semihosting")]

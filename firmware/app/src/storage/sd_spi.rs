@@ -5,8 +5,8 @@
 //! data:     0xff … ┆ 0xfe ┆ 512 bytes ┆ CRC16, big-endian                      once a block
 //! ```
 
-use super::Error;
 use super::block::{BLOCK, BlockDevice};
+use super::{Error, csd};
 
 /// The SPI bus of a card, which it has for itself: mode 0, 8 bits, most significant bit first.
 pub trait Bus {
@@ -149,7 +149,7 @@ impl<B: Bus> SdSpi<B> {
         }
         let mut csd = [0; 16];
         self.data(&mut csd)?;
-        Ok(blocks(&csd))
+        Ok(csd::blocks(u128::from_be_bytes(csd)))
     }
 
     fn address(&self, lba: u32) -> u32 {
@@ -207,17 +207,6 @@ impl<B: Bus> BlockDevice for SdSpi<B> {
     }
 }
 
-/// The card's size from its CSD register, in blocks of 512 bytes.
-fn blocks(csd: &[u8; 16]) -> u32 {
-    let bits = |high: u32, low: u32| (u128::from_be_bytes(*csd) >> low) as u32 & (u32::MAX >> (31 - (high - low)));
-    if bits(127, 126) == 0 {
-        let log2_blocks = bits(49, 47) + 2 + bits(83, 80);
-        ((u64::from(bits(73, 62)) + 1) << log2_blocks >> 9) as u32
-    } else {
-        (bits(69, 48) + 1).saturating_mul(1024)
-    }
-}
-
 /// The checksum of a command: x⁷ + x³ + 1.
 fn crc7(bytes: &[u8]) -> u8 {
     let mut crc = 0u8; // in the upper seven bits
@@ -250,16 +239,5 @@ mod tests {
         assert_eq!(crc7(&[0x51, 0, 0, 0, 0]), 0b010_1010);
         assert_eq!(crc7(&[0x11, 0, 0, 0x09, 0]), 0b011_0011);
         assert_eq!(crc16(&[0xff; 512]), 0x7fa1);
-    }
-
-    #[test]
-    fn sizes_of_both_kinds_of_card() {
-        let mut csd = [0; 16];
-        csd[0] = 0x40;
-        csd[8..10].copy_from_slice(&[0x1d, 0x59]); // an 8 GB card: C_SIZE = 0x1d59
-        assert_eq!(blocks(&csd), (0x1d59 + 1) * 1024);
-        // A 1 GB card: READ_BL_LEN 10, C_SIZE 3931, C_SIZE_MULT 7.
-        let bits = 10u128 << 80 | 3931 << 62 | 7 << 47;
-        assert_eq!(blocks(&bits.to_be_bytes()), 3932 * 512 * 2);
     }
 }
