@@ -5,6 +5,9 @@
 
 use core::fmt;
 
+use crate::generate::Options;
+use crate::gpt2::KvFormat;
+
 /// What a line asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Command<'a> {
@@ -50,20 +53,9 @@ pub enum Setting {
     /// Positions that the KV cache holds.
     Context(usize),
     /// How the KV cache stores its values.
-    Kv(Kv),
+    Kv(KvFormat),
     /// Positions of a prompt that one pass of the weights serves.
     Batch(usize),
-}
-
-/// How the KV cache stores its values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kv {
-    /// 4 bytes a value.
-    F32,
-    /// 2 bytes a value.
-    F16,
-    /// 34 bytes for 32 values.
-    Q8_0,
 }
 
 /// Every command as it is typed, with what it does; both in ASCII.
@@ -160,6 +152,20 @@ impl<'a> Command<'a> {
 }
 
 impl Setting {
+    /// Puts the new value into its place; whether the model and the memory can bear it is not asked here.
+    pub fn apply(self, options: &mut Options) {
+        match self {
+            Setting::Temperature(x) => options.sampling.temperature = x,
+            Setting::TopK(n) => options.sampling.top_k = n,
+            Setting::TopP(x) => options.sampling.top_p = x,
+            Setting::MinP(x) => options.sampling.min_p = x,
+            Setting::RepetitionPenalty(x) => options.sampling.repetition_penalty = x,
+            Setting::Context(n) => options.state.context = n,
+            Setting::Kv(format) => options.state.kv = format,
+            Setting::Batch(n) => options.state.batch = n,
+        }
+    }
+
     fn parse(line: &str) -> Result<Self, ParseError<'_>> {
         const COUNT: &str = "a whole number from 1 on";
         const SHARE: &str = "a number from 0 to 1";
@@ -177,9 +183,9 @@ impl Setting {
             }
             "context" => number("context", COUNT, value, |&n| n > 0).map(Setting::Context),
             "kv" => match value {
-                "f32" => Ok(Setting::Kv(Kv::F32)),
-                "f16" => Ok(Setting::Kv(Kv::F16)),
-                "q8_0" => Ok(Setting::Kv(Kv::Q8_0)),
+                "f32" => Ok(Setting::Kv(KvFormat::F32)),
+                "f16" => Ok(Setting::Kv(KvFormat::F16)),
+                "q8_0" => Ok(Setting::Kv(KvFormat::Q8_0)),
                 found => Err(ParseError::Value { of: "kv", wants: "f32, f16 or q8_0", found }),
             },
             "batch" => number("batch", COUNT, value, |&n| n > 0).map(Setting::Batch),
@@ -248,7 +254,7 @@ mod tests {
             (":set min_p 0", Command::Set(Setting::MinP(0.0))),
             (":set repetition_penalty 1.3", Command::Set(Setting::RepetitionPenalty(1.3))),
             (":set context 256", Command::Set(Setting::Context(256))),
-            (":set kv q8_0", Command::Set(Setting::Kv(Kv::Q8_0))),
+            (":set kv q8_0", Command::Set(Setting::Kv(KvFormat::Q8_0))),
             (":set batch 8", Command::Set(Setting::Batch(8))),
         ];
         for (line, command) in cases {

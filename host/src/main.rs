@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `gptrickle` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gptrickle::cli::run()
+}

@@ -1,5 +1,6 @@
 //! What the tests share: reference vectors and a model run from a slice.
 
+pub mod gguf_writer;
 pub mod npy;
 
 use std::fs;

@@ -1,2 +1,61 @@
-//! x
-fn main() {}
+//! Everything about this repository that is more than one cargo command.
+
+mod boards;
+mod card;
+mod console;
+mod firmware;
+mod log;
+mod process;
+mod qemu;
+mod setup;
+mod test;
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask test               every check there is; sets up what it needs first
+  cargo xtask test --host-only   without bare-metal Rust and without QEMU
+  cargo xtask boards             what firmware can be built for
+  cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
+  cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run every check and say what ran, what was skipped and how long it took
+    Test {
+        /// Leave out firmware and emulators
+        #[arg(long)]
+        host_only: bool,
+    },
+    /// Install what Debian or Ubuntu lacks to build and emulate firmware, or print the commands
+    Setup,
+    /// Run a board in the emulator, for one prompt or as a console
+    Qemu(qemu::Options),
+    /// List the boards: core, memory, how the model reaches them, what fits
+    Boards,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Test { host_only } => test::test(host_only),
+        Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
+        Verb::Qemu(options) => qemu::qemu(&options),
+        Verb::Boards => {
+            print!("{}", boards::table());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -86,6 +86,29 @@ impl<'s, S: Source> Cursor<'s, S> {
         Ok(Span { at, len })
     }
 
+    /// Steps over `n` strings.
+    pub(crate) fn skip_strings(&mut self, part: Part, n: u64) -> Result<(), Error> {
+        let mut left = n;
+        while left > 0 {
+            self.span(part)?;
+            left -= 1;
+            // That brought a window; those that lie wholly within it need no more checks.
+            let lent = self.src.chunk(self.window.at, self.window.len as usize)?;
+            let here = usize::try_from(self.at - self.window.at).ok();
+            let mut rest = here.and_then(|here| lent.get(here..)).unwrap_or(&[]);
+            let had = rest.len();
+            while left > 0
+                && let Some((len, tail)) = rest.split_first_chunk()
+                && let Some(tail) = usize::try_from(u64::from_le_bytes(*len)).ok().and_then(|len| tail.get(len..))
+            {
+                rest = tail;
+                left -= 1;
+            }
+            self.at += (had - rest.len()) as u64;
+        }
+        Ok(())
+    }
+
     /// The next string, of which a name keeps the start.
     pub(crate) fn name(&mut self, part: Part) -> Result<Name, Error> {
         let len = self.u64(part)?;

@@ -216,9 +216,7 @@ impl Array {
         let at = cursor.at();
         if element.id == ElementType::STRING {
             cursor.expect(Part::Elements, n * 8)?;
-            for _ in 0..n {
-                cursor.span(Part::Elements)?;
-            }
+            cursor.skip_strings(Part::Elements, n)?;
         } else {
             cursor.skip(Part::Elements, n * element.bytes)?;
         }

@@ -75,6 +75,11 @@ impl<B: Board> Console<B> {
         let _ = fmt::write(self, format_args!("# {text}\n"));
     }
 
+    /// Writes `# error: `, what is wrong and a newline.
+    pub fn error(&mut self, error: impl fmt::Display) {
+        self.say(format_args!("error: {error}"));
+    }
+
     /// Whether Ctrl-C was typed; keeps other bytes for the next line, as far as there is room.
     pub fn interrupted(&mut self) -> bool {
         while !self.ahead.is_full() {

@@ -20,6 +20,8 @@ const ENABLE_TX_RX: u32 = 1 << 9 | 1 << 8 | 1;
 #[derive(Debug)]
 pub struct Pl011 {
     base: usize,
+    /// A byte that came before the FIFO was switched on, which empties it.
+    early: Option<u8>,
 }
 
 impl Pl011 {
@@ -28,7 +30,8 @@ impl Pl011 {
     /// # Safety
     /// A PL011 is at `base`, with its clock on, and nothing else uses it while the returned value is in use.
     pub unsafe fn new(base: usize, clock_hz: u32, baud: u32) -> Self {
-        let mut uart = Pl011 { base };
+        let mut uart = Pl011 { base, early: None };
+        uart.early = uart.read();
         uart.set(CONTROL, 0);
         let divisor_64ths = clock_hz.saturating_mul(4) / baud;
         uart.set(BAUD_WHOLE, divisor_64ths / 64);
@@ -40,7 +43,7 @@ impl Pl011 {
 
     /// A byte, if one waits.
     pub fn read(&mut self) -> Option<u8> {
-        (self.get(FLAGS) & RX_EMPTY == 0).then(|| self.get(DATA) as u8)
+        self.early.take().or_else(|| (self.get(FLAGS) & RX_EMPTY == 0).then(|| self.get(DATA) as u8))
     }
 
     /// Waits until each byte is taken.

@@ -1,0 +1,83 @@
+//! The command line: one file a verb.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it could not be done,
+//! 2 the command line is wrong, 130 interrupted.
+
+mod generate;
+mod inspect;
+mod logits;
+mod model;
+mod tokenize;
+
+use std::io::{self, ErrorKind, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Text from a stock GPT-2 GGUF file, with the engine that runs on boards without an operating system.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  gptrickle generate \"Once upon a time\"
+  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"Hello, I'm a language model,\" -n 40 --seed 42 --stats
+  gptrickle tokenize \"Hello world\"
+  gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
+  gptrickle inspect -m model.gguf
+
+Without -m, the demo model that is built into the binary is used: it writes very short, simple stories.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Generate(generate::Args),
+    Tokenize(tokenize::Args),
+    Logits(logits::Args),
+    Inspect(inspect::Args),
+}
+
+/// Runs the command line and says how the process ends.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Generate(args) => generate::run(args),
+        Verb::Tokenize(args) => tokenize::run(args),
+        Verb::Logits(args) => logits::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever read our output has seen enough: `gptrickle … | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// A bar over `len` tokens on standard error; it shows only on a terminal, and only once a second has passed.
+fn progress(len: usize, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left");
+    let bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::stderr());
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+}
+
+/// Moves the bar to `done`, once it is worth showing.
+fn advance(bar: &ProgressBar, done: usize) {
+    if bar.elapsed() > Duration::from_secs(1) {
+        bar.set_position(done as u64);
+    }
+}

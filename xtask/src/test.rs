@@ -1,0 +1,242 @@
+//! `cargo xtask test`: every check, in order, and an account of what ran.
+
+use anyhow::{Context, Result};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::boards::{BOARDS, Board};
+use crate::firmware;
+use crate::process::{self, root};
+use crate::setup::{self, Missing};
+use crate::toolchain::{Library, Places};
+
+/// The target that proves `gptrickle-core` needs neither an operating system nor an allocator.
+const BARE_METAL: &str = "thumbv7em-none-eabihf";
+
+/// Runs every check; `host_only` leaves out what needs a board. Fails if any check did.
+pub(crate) fn test(host_only: bool) -> Result<ExitCode> {
+    let mut report = Report::new();
+    if !host_only {
+        report.step("set-up", set_up);
+    }
+    report.step("format", || component("fmt", &["--all", "--check"]));
+    report
+        .step("clippy", || component("clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]));
+    report.step("documentation", || {
+        let doc = ["--workspace", "--no-deps", "--locked"];
+        one(process::run(cargo("doc").args(doc).env("RUSTDOCFLAGS", "-D warnings")))
+    });
+    report.step("host tests", || counted(cargo("test").args(["--workspace", "--locked", "--no-fail-fast"])));
+    report.step("core on bare metal", || bare_metal(host_only));
+    if host_only {
+        report.skip("firmware", "--host-only: NO FIRMWARE WAS BUILT OR RUN");
+    } else if !root().join("firmware/Cargo.toml").is_file() {
+        report.skip("firmware", "NO FIRMWARE WAS BUILT OR RUN: there is no firmware/ in this tree");
+    } else {
+        report.step("firmware format", firmware_format);
+        for board in BOARDS {
+            if !board.folder().is_dir() {
+                report.skip(&format!("firmware for {}", board.name), "not in this tree");
+                continue;
+            }
+            report.step(&format!("clippy for {}", board.name), || firmware_clippy(board));
+            report.step(&format!("firmware for {}", board.name), || one(firmware::build(board, &[]).map(drop)));
+        }
+    }
+    report.close()
+}
+
+fn cargo(verb: &str) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(verb).current_dir(root());
+    cargo
+}
+
+fn set_up() -> Result<Outcome> {
+    if !Missing::here(BOARDS).nothing() {
+        setup::setup()?;
+    }
+    Ok(Outcome::passed(1))
+}
+
+/// A cargo verb that is a toolchain component of its own, so that it may not be there.
+fn component(verb: &str, arguments: &[&str]) -> Result<Outcome> {
+    if cargo(verb).arg("--version").output().is_ok_and(|output| output.status.success()) {
+        one(process::run(cargo(verb).args(arguments)))
+    } else {
+        Ok(Outcome::Skipped(format!("this toolchain has no cargo {verb}: rustup component add it")))
+    }
+}
+
+/// Runs cargo's tests and counts them.
+fn counted(command: &mut Command) -> Result<Outcome> {
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| process::line(command))?;
+    let stdout = child.stdout.take().context("cargo test has no output")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        std::io::stdout().write_all(&[&line[..], b"\n"].concat())?;
+        tally += Tally::of(&String::from_utf8_lossy(&line)).unwrap_or_default();
+    }
+    if !child.wait()?.success() {
+        // A test that does not compile is in no count.
+        tally.failed = tally.failed.max(1);
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+fn bare_metal(host_only: bool) -> Result<Outcome> {
+    let toolchain = match Places::here().resolve(BARE_METAL) {
+        Ok(toolchain) => toolchain,
+        Err(why) if host_only => return Ok(Outcome::Skipped(why.to_string())),
+        Err(why) => return Err(why),
+    };
+    eprintln!("xtask: {}", toolchain.describe());
+    let mut cargo = toolchain.cargo("build", BARE_METAL, Library::Core, &[]);
+    one(process::run(cargo.current_dir(root()).args(["--release", "--package", "gptrickle-core"])))
+}
+
+fn firmware_format() -> Result<Outcome> {
+    if cargo("fmt").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        one(process::run(cargo("fmt").args(["--all", "--check"]).current_dir(root().join("firmware"))))
+    } else {
+        Ok(Outcome::Skipped("this toolchain has no cargo fmt".into()))
+    }
+}
+
+fn firmware_clippy(board: &Board) -> Result<Outcome> {
+    let toolchain = Places::here().resolve(board.target)?;
+    if !toolchain.has_clippy() {
+        return Ok(Outcome::Skipped(format!("{} has no clippy", toolchain.describe())));
+    }
+    one(process::run(firmware::cargo("clippy", board, &toolchain).args(["--", "-D", "warnings"])))
+}
+
+/// A step that counts as one check.
+fn one(result: Result<()>) -> Result<Outcome> {
+    result.map(|()| Outcome::passed(1))
+}
+
+/// How many checks went which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Tally {
+    /// Reads the line with which a test program ends; `None` for any other.
+    fn of(line: &str) -> Option<Self> {
+        let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+        let count = |name: &str| {
+            counts.split(';').find_map(|part| part.trim().strip_suffix(name)?.trim().parse::<usize>().ok())
+        };
+        Some(Self { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+/// What came of a step.
+enum Outcome {
+    Ran(Tally),
+    Skipped(String),
+}
+
+impl Outcome {
+    fn passed(count: usize) -> Self {
+        Self::Ran(Tally { passed: count, ..Tally::default() })
+    }
+}
+
+/// The steps so far.
+struct Report {
+    start: Instant,
+    lines: Vec<(String, Duration, String)>,
+    tally: Tally,
+}
+
+impl Report {
+    fn new() -> Self {
+        Self { start: Instant::now(), lines: Vec::new(), tally: Tally::default() }
+    }
+
+    /// Announces a step, runs it and notes how it went. A failure does not stop the steps after it.
+    fn step(&mut self, name: &str, run: impl FnOnce() -> Result<Outcome>) {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        let (tally, note) = match run() {
+            Ok(Outcome::Ran(tally)) => {
+                (tally, if tally.failed > 0 { format!("FAILED: {tally}") } else { tally.to_string() })
+            }
+            Ok(Outcome::Skipped(why)) => (Tally { skipped: 1, ..Tally::default() }, format!("SKIPPED: {why}")),
+            Err(error) => (Tally { failed: 1, ..Tally::default() }, format!("FAILED: {error:#}")),
+        };
+        let took = start.elapsed();
+        eprintln!("== {name}: {note} ({:.1} s)", took.as_secs_f64());
+        self.tally += tally;
+        self.lines.push((name.to_owned(), took, note));
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        self.step(name, || Ok(Outcome::Skipped(why.to_owned())));
+    }
+
+    /// Prints the account, the counts in its last line; a failure if anything failed.
+    fn close(self) -> Result<ExitCode> {
+        let mut text = String::new();
+        let width = self.lines.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+        for (name, took, note) in &self.lines {
+            let first = note.lines().next().unwrap_or_default();
+            writeln!(text, "{name:width$} {:7.1} s  {first}", took.as_secs_f64())?;
+        }
+        writeln!(text, "{:width$} {:7.1} s", "all", self.start.elapsed().as_secs_f64())?;
+        print!("\n{text}{}\n", self.tally);
+        std::io::stdout().flush()?;
+        Ok(if self.tally.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_come_from_the_last_line_of_each_test_program() {
+        let line = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        assert_eq!(Tally::of(line), Some(Tally { passed: 12, failed: 0, skipped: 1 }));
+        let line = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(Tally::of(line), Some(Tally { passed: 3, failed: 2, skipped: 0 }));
+        assert_eq!(Tally::of("test result::parse ... ok"), None);
+    }
+
+    #[test]
+    fn one_failure_fails_the_run_and_a_skipped_step_does_not() {
+        let mut report = Report::new();
+        report.step("good", || Ok(Outcome::passed(2)));
+        report.skip("absent", "no card");
+        assert_eq!(report.tally.to_string(), "2 passed, 0 failed, 1 skipped");
+        report.step("bad", || anyhow::bail!("no"));
+        assert_eq!(report.tally.to_string(), "2 passed, 1 failed, 1 skipped");
+        assert_eq!(report.close().unwrap(), ExitCode::FAILURE);
+    }
+}
