@@ -70,7 +70,7 @@ impl Dma {
     /// # Safety
     /// The controller is there, mapped as device memory, and nothing else uses the channel, one of 0 to 6.
     pub(crate) unsafe fn new(base: usize, number: usize, control: &'static mut Control) -> Self {
-        let mut dma = Dma { channel: base + number * 0x100, control, to: &raw mut [] };
+        let mut dma = Dma { channel: base + number * 0x100, control, to: &mut [] };
         // SAFETY: the caller says that the controller is there; other channels stay as they are.
         unsafe {
             let enable = (base + ENABLE) as *mut u32;
