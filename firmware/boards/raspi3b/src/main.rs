@@ -3,6 +3,7 @@
 //! ```text
 //! 0x0000_0000  RAM             0x0008_0000: image, stack, buffers, arena │ … │ 0x3b40_0000: graphics
 //! 0x3f00_3000  system timer    clock, 1 MHz
+//! 0x3f00_7000  DMA             carries the card's blocks
 //! 0x3f20_0000  GPIO            which pins are the console's and the card's
 //! 0x3f20_1000  PL011 UART      console, on the header's pins 8 and 10
 //! 0x3f30_0000  SDHCI           the card
@@ -21,6 +22,7 @@
 #![no_main]
 #![allow(unsafe_code)]
 
+mod dma;
 mod sdhci;
 
 use core::arch::{asm, global_asm};
@@ -35,6 +37,7 @@ use gptrickle_firmware::{Board, panic_line, run};
 use semihosting::process;
 use static_cell::ConstStaticCell;
 
+use dma::{Control, Dma};
 use sdhci::Sdhci;
 
 #[cfg(feature = "defmt")]
@@ -42,6 +45,9 @@ use defmt_semihosting as _;
 
 const TIMER_LOW: usize = 0x3f00_3004;
 const TIMER_HIGH: usize = 0x3f00_3008;
+const DMA: usize = 0x3f00_7000;
+/// One that the firmware leaves free.
+const DMA_CHANNEL: usize = 5;
 const GPIO: usize = 0x3f20_0000;
 const UART: usize = 0x3f20_1000;
 const UART_CLOCK_HZ: u32 = 48_000_000;
@@ -49,8 +55,13 @@ const SDHCI: usize = 0x3f30_0000;
 
 /// As much as GPT-2 XL needs for half its context in f16; more would only take longer to clear.
 static ARENA: ConstStaticCell<[u8; 256 << 20]> = ConstStaticCell::new([0; 256 << 20]);
-/// What the card is read into.
-static BUFFERS: ConstStaticCell<[[u8; 256 << 10]; 2]> = ConstStaticCell::new([[0; 256 << 10]; 2]);
+/// What the card is read into, and what the DMA is told.
+static BUFFERS: ConstStaticCell<[Buffer; 2]> = ConstStaticCell::new([const { Buffer([0; 256 << 10]) }; 2]);
+static CONTROL: ConstStaticCell<Control> = ConstStaticCell::new(Control::new());
+
+/// Whole lines of the cache.
+#[repr(align(64))]
+struct Buffer([u8; 256 << 10]);
 
 // Blocks of 2 MiB, RAM and then registers. Bit 10: accessed; 9:8: inner shareable; 4:2: the default attributes' index;
 // 54, 53: never executed.
@@ -122,9 +133,9 @@ fn main(_: u64, _: u64, _: u64, _: u64) -> ! {
     pins();
     let board = Raspi3b { uart: uart(), stack };
 
-    // SAFETY: the controller is there, and nothing else uses it.
-    let card = unsafe { Sdhci::new(SDHCI) };
-    let disk = Disk::new(card, BUFFERS.take().each_mut().map(|buf| buf.as_mut_slice()));
+    // SAFETY: the controllers are there, and nothing else uses them.
+    let card = unsafe { Sdhci::new(SDHCI, Dma::new(DMA, DMA_CHANNEL, CONTROL.take())) };
+    let disk = Disk::new(card, BUFFERS.take().each_mut().map(|buf| buf.0.as_mut_slice()));
 
     run(board, disk, ARENA.take())
 }

@@ -1,4 +1,5 @@
-//! The SD card, through the BCM2837's SD host controller, polled: no DMA, any number of blocks in one command.
+//! The SD card, through the BCM2837's SD host controller: any number of blocks in one command, carried by a DMA channel
+//! where they go to whole lines of the cache, else word by word.
 
 // Read "SD Host Controller Simplified Specification 3.00: 2 Register Set" and "Physical Layer Simplified Specification
 // 3.01: 4.2 Card Identification Mode" first.
@@ -6,10 +7,13 @@
 #![allow(unsafe_code)]
 
 use core::hint;
+use core::ops::Range;
+use core::ptr::NonNull;
 
 use gptrickle_firmware::storage::block::{BLOCK, BlockDevice};
 use gptrickle_firmware::storage::{Error, csd};
 
+use crate::dma::{CACHE_LINE, Dma};
 use crate::micros;
 
 // Registers, each of 32 bits.
@@ -71,15 +75,21 @@ pub(crate) struct Sdhci {
     base: usize,
     rca: u32,            // the card's address << 16
     counts_blocks: bool, // else bytes: cards up to 2 GB
+    dma: Dma,
+    /// The `&'static mut [u8]` that controller and DMA are busy with.
+    started: Option<NonNull<[u8]>>,
 }
+
+/// The number under which the controller asks the DMA for a transfer.
+const REQUEST: u32 = 11;
 
 impl Sdhci {
     /// The controller whose registers start at `base`.
     ///
     /// # Safety
     /// An SD host controller is at `base`, mapped as device memory, and nothing else uses it.
-    pub(crate) unsafe fn new(base: usize) -> Self {
-        Sdhci { base, rca: 0, counts_blocks: false }
+    pub(crate) unsafe fn new(base: usize, dma: Dma) -> Self {
+        Sdhci { base, rca: 0, counts_blocks: false, dma, started: None }
     }
 
     fn get(&self, register: usize) -> u32 {
@@ -88,7 +98,7 @@ impl Sdhci {
     }
 
     fn set(&mut self, register: usize, value: u32) {
-        // SAFETY: as in `get`; without DMA, no register points into memory.
+        // SAFETY: as in `get`; the controller's own DMA stays off, so that no register points into memory.
         unsafe { ((self.base + register) as *mut u32).write_volatile(value) }
     }
 
@@ -198,14 +208,20 @@ impl Sdhci {
         Ok(csd::blocks(csd))
     }
 
-    fn transfer(&mut self, lba: u32, buf: &mut [u8]) -> Result<(), i32> {
-        let count = (buf.len() / BLOCK) as u32;
+    /// Sends the command to read so many blocks.
+    fn begin(&mut self, lba: u32, bytes: usize) -> Result<(), i32> {
+        let count = (bytes / BLOCK) as u32;
         self.set(BLOCKS, count << 16 | BLOCK as u32);
-        let at = if self.counts_blocks { lba } else { lba * BLOCK as u32 };
+        let at = if self.counts_blocks { lba } else { lba.saturating_mul(BLOCK as u32) };
         match count {
             1 => self.command(17, ANSWER_48 | WITH_DATA | TO_HOST, at)?,
             _ => self.command(18, ANSWER_48 | WITH_DATA | TO_HOST | MANY, at)?,
         };
+        Ok(())
+    }
+
+    /// Takes what the card sends, word by word.
+    fn take(&mut self, buf: &mut [u8]) -> Result<(), i32> {
         for block in buf.chunks_exact_mut(BLOCK) {
             self.wait_event(READ_READY)?;
             for word in block.chunks_exact_mut(4) {
@@ -214,15 +230,67 @@ impl Sdhci {
         }
         self.wait_event(TRANSFER_DONE)
     }
+
+    /// Lets the DMA take what the card sends.
+    ///
+    /// # Safety
+    /// As [`Dma::start`].
+    unsafe fn let_take(&mut self, buf: *mut [u8]) {
+        // SAFETY: the caller says so.
+        unsafe { self.dma.start(self.base + DATA, REQUEST, buf) };
+    }
+
+    /// Waits until the DMA has taken all.
+    fn taken(&mut self) -> Result<(), i32> {
+        self.dma.wait()?;
+        self.wait_event(TRANSFER_DONE)
+    }
+}
+
+/// Whether the DMA can write there.
+fn is_lines(buf: &[u8]) -> bool {
+    buf.as_ptr().addr().is_multiple_of(CACHE_LINE)
 }
 
 impl BlockDevice for Sdhci {
+    const BACKGROUND: bool = true;
+
     fn connect(&mut self) -> Result<u32, Error> {
         self.wake().map_err(|_| Error::NoCard)?;
         self.select().map_err(Error::Device)
     }
 
     fn read(&mut self, lba: u32, buf: &mut [u8]) -> Result<(), i32> {
-        self.transfer(lba, buf).inspect_err(|_| self.recover())
+        let begun = self.begin(lba, buf.len());
+        let done = begun.and_then(|()| match is_lines(buf) {
+            true => {
+                // SAFETY: nothing touches the buffer before `taken` returns.
+                unsafe { self.let_take(buf) };
+                self.taken()
+            }
+            false => self.take(buf),
+        });
+        done.inspect_err(|_| self.recover())
+    }
+
+    fn start(&mut self, lba: u32, buf: &'static mut [u8], at: Range<usize>) -> Result<(), &'static mut [u8]> {
+        if self.started.is_some() || !is_lines(&buf[at.clone()]) {
+            return Err(buf);
+        }
+        if self.begin(lba, at.len()).is_err() {
+            self.recover();
+            return Err(buf);
+        }
+        // SAFETY: `started` keeps the buffer until `finish` has waited.
+        unsafe { self.let_take(&mut buf[at]) };
+        self.started = Some(NonNull::from(buf));
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Option<(&'static mut [u8], Result<(), i32>)> {
+        let mut buf = self.started.take()?;
+        let result = self.taken().inspect_err(|_| self.recover());
+        // SAFETY: the `&'static mut [u8]` that `start` was given, to which nothing writes any more.
+        Some((unsafe { buf.as_mut() }, result))
     }
 }
