@@ -82,6 +82,21 @@ impl Plan {
         }
     }
 
+    /// The largest context, up to the model's own, whose session fits into `have` bytes; `None` if not even 1 does.
+    pub fn largest_context(model: &Model, options: &Options, have: usize) -> Option<usize> {
+        let fits = |context| {
+            let state = gpt2::Options { context, ..options.state };
+            Plan::new(model, &Options { state, ..*options }).total() <= have
+        };
+        // Every region grows with the context, or stays.
+        let (mut most, mut too_large) = (0, model.header.config.n_ctx + 1);
+        while too_large - most > 1 {
+            let middle = most + (too_large - most) / 2;
+            if fits(middle) { most = middle } else { too_large = middle }
+        }
+        (most > 0).then_some(most)
+    }
+
     /// All regions together; `usize::MAX` when that overflows.
     pub fn total(&self) -> usize {
         [self.tokenizer, self.sampler, self.tokens].into_iter().fold(self.model.total(), usize::saturating_add)

@@ -17,6 +17,8 @@
 //! which keeps no more logits than its controls need and draws one token. Its bytes are decoded, and it becomes the
 //! next position: one more pass of the weights, for the next token. [`generate::Session`] is this loop.
 //!
+//! A person or a script asks for all this in lines ([`console`]), the same ones on the desk and on a board.
+//!
 //! # What holds everywhere
 //! * The same file, prompt, options and seed give the same text on every target, bit for bit: integer products are
 //!   exact, the few f32 steps happen in one fixed order, nothing is contracted to fused multiply-adds, and `exp` and
@@ -75,3 +77,5 @@ pub mod tokenizer;
 pub mod sampler;
 
 pub mod generate;
+
+pub mod console;
