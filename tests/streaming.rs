@@ -323,7 +323,15 @@ proptest! {
         Session::new(&model, &options, &mut src, &mut arena).unwrap();
         prop_assert_eq!(arena.used(), total);
 
-        for have in [total - 1, total.saturating_sub(less)] {
+        let have = total.saturating_sub(less);
+        let fits = |context: &usize| {
+            let state = gpt2::Options { context: *context, ..options.state };
+            Plan::new(&model, &Options { state, ..options }).total() <= have
+        };
+        let largest = (1..=model.header.config.n_ctx).rev().find(fits);
+        prop_assert_eq!(Plan::largest_context(&model, &options, have), largest);
+
+        for have in [total - 1, have] {
             let mut arena = Arena::new(aligned(&mut memory, have));
             let error = Session::new(&model, &options, &mut src, &mut arena).unwrap_err();
             prop_assert_eq!(error, Error::Arena(TooSmall { needed: total, have }));
