@@ -9,12 +9,14 @@ mod logits;
 mod model;
 mod tokenize;
 
-use std::io::{self, ErrorKind, IsTerminal};
+use std::fmt::{self, Display};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Text from a stock GPT-2 GGUF file, with the engine that runs on boards without an operating system.
 #[derive(Debug, Parser)]
@@ -26,12 +28,13 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
-  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"Hello, I'm a language model,\" -n 40 --seed 42 --stats
+  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40 --stats
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
 
-Without -m, the demo model that is built into the binary is used: it writes very short, simple stories.";
+Without -m, the model that is built into the binary is used: it writes very short,
+simple stories.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -54,7 +57,7 @@ pub fn run() -> ExitCode {
         // Whoever read our output has seen enough: `gptrickle … | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -65,14 +68,33 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
+/// Writes a line to standard error; where nobody takes it, nothing is lost.
+fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A text of the command line: "-" stands for all of standard input.
+fn text_or_stdin(text: &str) -> anyhow::Result<Vec<u8>> {
+    if text != "-" {
+        return Ok(text.into());
+    }
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+    Ok(bytes)
+}
+
 /// A bar over `len` tokens on standard error; it shows only on a terminal, and only once a second has passed.
 fn progress(len: usize, what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left");
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {rate}, {eta} left");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{:.1} tokens/s", state.per_sec());
+    });
     let bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::stderr());
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+    bar.with_style(style).with_message(what)
 }
 
 /// Moves the bar to `done`, once it is worth showing.
