@@ -395,6 +395,8 @@ fn tokens_and_bytes_are_inverses() {
         run(&["tokenize", "Once upon a time", "--json"]).ok()
     );
     assert_eq!(run(&["tokenize", "--json", ""]).ok(), "[]\n");
+    assert_eq!(run(&["tokenize", "--decode", "550", "503", "258"]).ok(), "Once upon a");
+    assert_eq!(run(&["tokenize", "é"]).ok(), "127\tb\"\\xc3\"\n102\tb\"\\xa9\"\n");
     run(&["tokenize"]).misuse(&["<TEXT>"]);
     run(&["tokenize", "--decode", "4096"]).fails(&["no token 4096", "4096"]);
     run(&["tokenize", "--decode", "1 -"]).fails(&["\"-\" is no token id"]);

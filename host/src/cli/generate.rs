@@ -21,11 +21,11 @@ use super::{advance, note, progress, text_or_stdin};
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
-  gptrickle generate \"The cat\" --temperature 0 -n 20              the likeliest tokens
-  gptrickle generate -m gpt2.Q4_0.gguf --prompt-file story.txt --stop \"THE END\" --stats
-  echo -n \"Hello\" | gptrickle generate - --json                   one object a line
+  gptrickle generate \"The cat\" --temperature 0 -n 20     the likeliest tokens
+  gptrickle generate -m gpt2.Q4_0.gguf --prompt-file a.txt --stop END --stats
+  echo -n \"Hello\" | gptrickle generate - --json          one object a line
 
-The same model, prompt, options and seed give the same text, on every machine and board.";
+The same model, prompt, options and seed give the same text everywhere.";
 
 /// Write text: continues a prompt, token by token
 #[derive(Debug, clap::Args)]

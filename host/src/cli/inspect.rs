@@ -18,7 +18,7 @@ use crate::source::ModelFile;
 
 const EXAMPLES: &str = "Examples:
   gptrickle inspect -m model.gguf
-  gptrickle inspect -m model.gguf --json | jq '.tensors[] | select(.type == \"Q6_K\") | .name'
+  gptrickle inspect -m model.gguf --json | jq '.tensors[] | .name, .type'
 
 Any GGUF file can be inspected; what it takes to run is shown for GPT-2 models.";
 

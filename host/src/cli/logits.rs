@@ -12,13 +12,13 @@ use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 use serde::Serialize;
 
 use super::model::{self, MemoryArgs, ModelArgs, Opened};
-use super::tokenize::parse_ids;
+use super::tokenize::{parse_ids, quoted};
 use super::{advance, progress, text_or_stdin};
 use crate::npy;
 
 const EXAMPLES: &str = "Examples:
-  gptrickle logits \"Once upon a\"                             the ten likeliest next tokens
-  gptrickle logits -m model.gguf --tokens 1,2,3 -o out.npy   three rows for numpy.load";
+  gptrickle logits \"Once upon a\"                  the ten likeliest next tokens
+  gptrickle logits --tokens 550,503 -o out.npy    two rows for numpy.load";
 
 /// Show the likeliest next tokens, or write the logits of every position
 #[derive(Debug, clap::Args)]
@@ -56,6 +56,8 @@ pub(super) struct Args {
 struct Row {
     token: u32,
     text: String,
+    #[serde(skip)]
+    quoted: String,
     logit: f32,
     probability: f64,
 }
@@ -146,6 +148,7 @@ fn table(args: &Args, opened: &mut Opened, tokenizer: &Tokenizer, logits: &[f32]
         rows.push(Row {
             token: i as u32,
             text: String::from_utf8_lossy(&bytes[..len]).into_owned(),
+            quoted: quoted(&bytes[..len]),
             logit: logits[i],
             probability: (f64::from(logits[i]) - best).exp() / total,
         });
@@ -156,8 +159,8 @@ fn table(args: &Args, opened: &mut Opened, tokenizer: &Tokenizer, logits: &[f32]
         return Ok(());
     }
     writeln!(out, "{:>6}  {:>9}  {:>11}  text", "token", "logit", "probability")?;
-    for Row { token, text, logit, probability } in rows {
-        writeln!(out, "{token:>6}  {logit:>9.4}  {:>10.2}%  {text:?}", probability * 100.0)?;
+    for Row { token, quoted, logit, probability, .. } in rows {
+        writeln!(out, "{token:>6}  {logit:>9.4}  {:>10.2}%  {quoted}", probability * 100.0)?;
     }
     Ok(())
 }

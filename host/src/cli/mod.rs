@@ -28,13 +28,12 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
-  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40 --stats
+  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
 
-Without -m, the model that is built into the binary is used: it writes very short,
-simple stories.";
+Without -m, the built-in demo model is used: it writes short, simple stories.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {

@@ -11,9 +11,9 @@ use super::model::{self, ModelArgs, Opened};
 use super::text_or_stdin;
 
 const EXAMPLES: &str = "Examples:
-  gptrickle tokenize \"Hello world\"                 an id and its text a line
+  gptrickle tokenize \"Hello world\"                  an id and its text a line
   gptrickle tokenize --json - < story.txt           all ids as one array
-  gptrickle tokenize --decode 15496 995             text again
+  gptrickle tokenize --decode 550 503 258           text again
   gptrickle tokenize --json - < a | gptrickle tokenize --decode -";
 
 /// Show the tokens of a text, or the text of tokens
@@ -70,10 +70,7 @@ fn encode(
         let mut bytes = vec![0; opened.model.vocabulary.max_token_bytes()];
         for token in tokens {
             let len = tokenizer.decode(&mut opened.src, token, Control::Recognise, &mut bytes)?;
-            match std::str::from_utf8(&bytes[..len]) {
-                Ok(text) => writeln!(out, "{token}\t{text:?}")?,
-                Err(_) => writeln!(out, "{token}\tb\"{}\"", bytes[..len].escape_ascii())?, // a part of a character
-            }
+            writeln!(out, "{token}\t{}", quoted(&bytes[..len]))?;
         }
     }
     Ok(out.flush()?)
@@ -103,6 +100,14 @@ fn decode(
         }
     }
     Ok(out.flush()?)
+}
+
+/// The bytes of a token for people: as text, or as bytes where they are a part of a character.
+pub(super) fn quoted(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => format!("{text:?}"),
+        Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
+    }
 }
 
 /// Reads token ids: whole numbers, with spaces, commas or brackets between them.
