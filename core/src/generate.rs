@@ -82,6 +82,21 @@ impl Plan {
         }
     }
 
+    /// The largest context, up to the model's own, whose session fits into `have` bytes; `None` if not even 1 does.
+    pub fn largest_context(model: &Model, options: &Options, have: usize) -> Option<usize> {
+        let fits = |context| {
+            let state = gpt2::Options { context, ..options.state };
+            Plan::new(model, &Options { state, ..*options }).total() <= have
+        };
+        // Every region grows with the context, or stays.
+        let (mut most, mut too_large) = (0, model.header.config.n_ctx + 1);
+        while too_large - most > 1 {
+            let middle = most + (too_large - most) / 2;
+            if fits(middle) { most = middle } else { too_large = middle }
+        }
+        (most > 0).then_some(most)
+    }
+
     /// All regions together; `usize::MAX` when that overflows.
     pub fn total(&self) -> usize {
         [self.tokenizer, self.sampler, self.tokens].into_iter().fold(self.model.total(), usize::saturating_add)
@@ -233,23 +248,24 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Adds text, and says how many tokens it made.
+    /// Adds text, and says how many tokens it made, counting the one that the file wants in front of every text.
     ///
     /// # Errors
     /// It makes more tokens than the context has left → [`Error::Model`]; it cannot be encoded, or has a word too long
     /// for the buffers → [`Error::Tokenizer`]; then none is added.
     pub fn push_text<S: Source>(&mut self, src: &mut S, text: &[u8], control: Control) -> Result<usize, Error> {
-        if let Some(prefix) = self.tokenizer.vocabulary().prefix().filter(|_| self.n_tokens == 0) {
-            self.push(&[prefix])?;
-        }
         let room = &mut self.tokens[self.n_tokens..];
         let mut n = 0;
-        self.tokenizer.encode_each(src, text, control, self.state.scratch(), |token| {
+        let mut add = |token: Token| {
             if let Some(slot) = room.get_mut(n) {
                 *slot = token.0;
             }
             n += 1;
-        })?;
+        };
+        if let Some(prefix) = self.tokenizer.vocabulary().prefix().filter(|_| self.n_tokens == 0) {
+            add(prefix);
+        }
+        self.tokenizer.encode_each(src, text, control, self.state.scratch(), add)?;
         if n > room.len() {
             return Err(gpt2::Error::Full { tokens: n, left: room.len() }.into());
         }
@@ -302,14 +318,15 @@ impl<'a> Session<'a> {
         }
         while self.pass(src)? > 0 {}
         self.sampler.begin(&self.tokens[..self.n_tokens]);
-        let (sampler, hash) = (&mut self.sampler, &mut self.hash);
+        let (sampler, mut hash) = (&mut self.sampler, self.hash);
         gpt2::logits(src, &self.weights, &mut self.state, self.last..self.last + 1, |_, first, logits| {
             sampler.push(first as u32, logits);
-            if let Some(hash) = hash {
+            if let Some(hash) = &mut hash {
                 hash.update(logits);
             }
         })?;
         let token = self.sampler.pick()?;
+        self.hash = hash; // not before: a pass that failed is run again, and counts once
         if self.tokenizer.vocabulary().is_end(token) {
             self.stop = Some(StopReason::EndOfText);
             return Ok(None);

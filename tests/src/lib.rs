@@ -1,7 +1,11 @@
-//! What the tests share: reference vectors and a model run from a slice.
+//! What the tests share: reference vectors, files to damage, sources that fail, and a model run from any of them.
 
+pub mod anatomy;
+pub mod buffered;
+pub mod faulty;
 pub mod gguf_writer;
 pub mod npy;
+pub mod recording;
 
 use std::fs;
 use std::path::{Path, PathBuf};

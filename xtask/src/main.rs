@@ -8,6 +8,7 @@ mod log;
 mod process;
 mod qemu;
 mod setup;
+mod size;
 mod test;
 mod toolchain;
 
@@ -40,6 +41,8 @@ enum Verb {
     Setup,
     /// Run a board in the emulator, for one prompt or as a console
     Qemu(qemu::Options),
+    /// Build firmware for every board and write what it takes to firmware/SIZES.md
+    Size,
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Test { host_only } => test::test(host_only),
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
         Verb::Qemu(options) => qemu::qemu(&options),
+        Verb::Size => size::size().map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());
             Ok(ExitCode::SUCCESS)

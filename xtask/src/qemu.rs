@@ -173,6 +173,22 @@ pub(crate) fn demo_model() -> Result<PathBuf> {
         .with_context(|| format!("{} holds no .gguf file: name one with --model", folder.display()))
 }
 
+/// The most stack that a board uses from its start to the end of a short text.
+///
+/// # Errors
+/// It does not run, or does not say.
+pub(crate) fn stack_used(board: &Board, elf: &Path) -> Result<u64> {
+    let media = Media::prepare(board, Some(&demo_model()?))?;
+    let child = start(&mut command(board, elf, &media, None)?)?;
+    let mut console = Console::new(board.name, child, Duration::from_secs(300))?;
+    console.start()?;
+    console.command(":max 8")?;
+    console.command("Once upon a time")?;
+    let stats = console.command(":stats")?.lines;
+    let used = stats.iter().find_map(|line| line.strip_prefix("stack: at most ")?.split(' ').next()?.parse().ok());
+    used.with_context(|| format!("{} does not say how much stack it used: {stats:?}", board.name))
+}
+
 /// What is plugged into the board.
 #[derive(Debug)]
 pub(crate) enum Media {

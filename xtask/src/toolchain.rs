@@ -197,6 +197,12 @@ impl Toolchain {
         format!("{} ({origin}, {core})", self.rustc.display())
     }
 
+    /// `rustc 1.95.0`
+    pub(crate) fn version(&self) -> Result<String> {
+        let version = process::output(Command::new(&self.rustc).arg("-V"))?;
+        Ok(version.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+    }
+
     /// `cargo verb … --target target` for this toolchain, with `rustflags` and nothing else of the caller's settings.
     pub(crate) fn cargo(&self, verb: &str, target: &str, library: Library, rustflags: &[&str]) -> Command {
         let mut cargo = Command::new(&self.cargo);

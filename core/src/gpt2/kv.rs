@@ -19,6 +19,17 @@ pub enum KvFormat {
     Q8_0,
 }
 
+impl KvFormat {
+    /// Its name, as it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::F32 => "f32",
+            KvFormat::F16 => "f16",
+            KvFormat::Q8_0 => "q8_0",
+        }
+    }
+}
+
 /// A stretch of rows (positions of all layers, n_embd), stored as [`KvFormat`] says.
 #[derive(Debug)]
 enum Rows<'a> {

@@ -12,6 +12,8 @@
 //! Filled by a counting sort: [`Index::count`] each hash, [`Index::seal`], [`Index::place`] each hash again in the same
 //! order. Then [`Index::ranks`] are the few merges that may have made a text.
 
+use core::num::NonZeroU64;
+
 use super::{Array, Error};
 use crate::arena::{self, Arena, TooSmall};
 use crate::gguf::{Cursor, Part, Span};
@@ -78,17 +80,17 @@ impl Hash {
     pub(crate) fn of(bytes: &[u8]) -> u64 {
         let mut hash = Hash::new();
         bytes.iter().for_each(|&b| hash.push(b));
-        hash.finish()
+        hash.finish().get()
     }
 
     pub(crate) fn push(&mut self, byte: u8) {
         self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
 
-    /// Spreads the low bits, where FNV leaves the last byte, over all.
-    pub(crate) fn finish(self) -> u64 {
+    /// Spreads the low bits, where FNV leaves the last byte, over all; never 0, so that an `Option` takes 8 bytes too.
+    pub(crate) fn finish(self) -> NonZeroU64 {
         let h = (self.0 ^ self.0 >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        h ^ h >> 29
+        NonZeroU64::new(h ^ h >> 29).unwrap_or(NonZeroU64::MIN)
     }
 }
 

@@ -35,6 +35,7 @@ mod vocabulary;
 
 use core::cmp::Reverse;
 use core::fmt;
+use core::num::NonZeroU64;
 
 use crate::arena::{self, Arena, TooSmall};
 use crate::gguf::{Array, Strings};
@@ -145,11 +146,11 @@ impl<'a> Tokenizer<'a> {
         each_merge(&vocabulary.merges, src, |rank, at, hash, len| {
             merge_places.note(rank, at);
             longest_merge = longest_merge.max(len);
-            if index.count(hash) { Ok(()) } else { Err(Error::Crowded { rank }) }
+            if index.count(hash.get()) { Ok(()) } else { Err(Error::Crowded { rank }) }
         })?;
         index.seal();
         each_merge(&vocabulary.merges, src, |rank, _, hash, _| {
-            index.place(hash, rank);
+            index.place(hash.get(), rank);
             Ok(())
         })?;
         let results = match vocabulary.base {
@@ -352,7 +353,7 @@ impl<'a> Tokenizer<'a> {
 fn each_merge<S: Source>(
     merges: &Array,
     src: &mut S,
-    mut show: impl FnMut(u32, u64, u64, usize) -> Result<(), Error>,
+    mut show: impl FnMut(u32, u64, NonZeroU64, usize) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut strings = Strings::new(src, merges);
     for rank in 0..merges.n as u32 {
@@ -427,9 +428,9 @@ fn find_results<S: Source>(
             }
             Ok(())
         })?;
-        for (token, hash) in (start..).zip(hashes) {
+        for (token, &hash) in (start..).zip(&hashes) {
             let Some(hash) = hash else { continue };
-            for rank in index.ranks(hash) {
+            for rank in index.ranks(hash.get()) {
                 if list.get(rank as usize) == 0 && merged(rank, places.string(src, rank)?)?.0 == hash {
                     list.set(rank as usize, token + 1);
                 }

@@ -1,0 +1,382 @@
+//! The application: open the model, plan the memory, answer lines.
+
+use core::convert::Infallible;
+use core::fmt;
+
+use gptrickle_core::arena::Arena;
+use gptrickle_core::console::{Command, HELP, Setting};
+use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
+use gptrickle_core::gpt2::{self, KvFormat};
+use gptrickle_core::sampler::Params;
+use gptrickle_core::source::{Counting, Source};
+use gptrickle_core::tokenizer::{Control, MAX_TOKEN, TextStream};
+
+use crate::Board;
+use crate::console::Console;
+use crate::log;
+use crate::storage::Storage;
+
+/// The longest line, where there is plenty of memory; else a 64th of it.
+const MAX_LINE: usize = 4096;
+
+/// Positions of a prompt per pass, where the memory has room for them beside the model's whole context; else 1.
+const ROOMY_BATCH: usize = 16;
+
+/// What the commands change.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    /// Sampling, seed and KV format; context and batch only where they were asked for.
+    options: Options,
+    context_asked: bool,
+    batch_asked: bool,
+    /// Tokens per prompt.
+    max: usize,
+    hash: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let state = gpt2::Options { context: 0, batch: 1, kv: KvFormat::F32 };
+        Settings {
+            options: Options { state, sampling: Params::default(), seed: 0 },
+            context_asked: false,
+            batch_asked: false,
+            max: 64,
+            hash: false,
+        }
+    }
+}
+
+impl Settings {
+    fn apply(&mut self, setting: Setting) {
+        setting.apply(&mut self.options);
+        match setting {
+            Setting::Context(_) => self.context_asked = true,
+            Setting::Batch(_) => self.batch_asked = true,
+            _ => {}
+        }
+    }
+
+    /// The options for a model in `have` bytes: the largest context that fits, where none was asked for.
+    fn fit(&self, model: &Model, have: usize) -> Result<Options, Unfit> {
+        let mut options = self.options;
+        let n_ctx = model.header.config.n_ctx;
+        options.sampling.check().map_err(|error| Unfit::Never(error.into()))?;
+        if !self.batch_asked {
+            let state = gpt2::Options { context: n_ctx, batch: ROOMY_BATCH, ..options.state };
+            let roomy = Plan::new(model, &Options { state, ..options }).total() <= have;
+            options.state.batch = if roomy { ROOMY_BATCH } else { 1 };
+        }
+        let largest = Plan::largest_context(model, &options, have);
+        if !self.context_asked {
+            options.state.context = largest.unwrap_or(1);
+        }
+        let asked = options.state.context;
+        if asked > n_ctx {
+            return Err(Unfit::Never(gpt2::Error::Context { asked, n_ctx }.into()));
+        }
+        let needed = Plan::new(model, &options).total();
+        if needed > have { Err(Unfit::TooBig { needed, have, largest }) } else { Ok(options) }
+    }
+}
+
+/// A model does not run with these settings.
+#[derive(Debug)]
+enum Unfit {
+    /// Whatever the memory.
+    Never(Error),
+    /// The memory is too small (in bytes); a context of this size would fit, if any does.
+    TooBig { needed: usize, have: usize, largest: Option<usize> },
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Never(error) => error.fmt(f),
+            Unfit::TooBig { needed, have, largest: Some(largest) } => {
+                write!(f, "needs {needed} bytes of memory and has {have}; :set context {largest} would fit")
+            }
+            Unfit::TooBig { needed, have, largest: None } => write!(
+                f,
+                "needs {needed} bytes of memory and has {have}; no context fits, try :set kv q8_0, :set batch 1 or \
+                 a smaller model"
+            ),
+        }
+    }
+}
+
+/// A text on its way to the console.
+struct Text<'c, B> {
+    console: &'c mut Console<B>,
+    /// How long it is so far.
+    bytes: usize,
+}
+
+impl<B: Board> Text<'_, B> {
+    fn show(&mut self, part: &str) -> Result<(), Infallible> {
+        self.console.write(part.as_bytes());
+        self.bytes += part.len();
+        Ok(())
+    }
+}
+
+/// What the last prompt took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stats {
+    prompt_tokens: usize,
+    tokens: usize,
+    prompt_us: u64,
+    tokens_us: u64,
+    bytes_read: u64,
+}
+
+/// Why lines are no longer answered.
+enum Next {
+    /// Look for the model again.
+    Open,
+    /// Plan the memory again.
+    Plan,
+    Quit,
+}
+
+/// Answers lines until it is told to quit; the model's state and the line live in `memory`.
+pub fn run<B: Board, S: Storage>(board: B, mut storage: S, memory: &mut [u8]) -> ! {
+    let mut console = Console::new(board);
+    let mut settings = Settings::default();
+    let mut stats = Stats::default();
+    let (line, memory) = memory.split_at_mut((memory.len() / 64).min(MAX_LINE));
+    console.say(format_args!("gptrickle {} on {}", env!("CARGO_PKG_VERSION"), B::NAME));
+    loop {
+        let mut source = find(&mut console, &mut storage);
+        let model = source.as_mut().and_then(|source| open(&mut console, source));
+        loop {
+            let opened = source.as_mut().zip(model.as_ref());
+            match answer(&mut console, opened, line, memory, &mut settings, &mut stats) {
+                Next::Plan => {}
+                Next::Open => break,
+                Next::Quit => console.board.exit(0),
+            }
+        }
+    }
+}
+
+// The steps are functions that are not inlined, so that the variables of one leave the stack before those of the next
+// arrive: on a board with 64 KiB of RAM each kilobyte of stack is four positions of context.
+
+/// Looks for the model.
+#[inline(never)]
+fn find<'s, B: Board, S: Storage>(console: &mut Console<B>, storage: &'s mut S) -> Option<Counting<S::Source<'s>>> {
+    storage.open().map_err(|error| console.error(error)).ok().map(Counting::new)
+}
+
+/// Opens the model and says what it is.
+#[inline(never)]
+fn open<B: Board, S: Source>(console: &mut Console<B>, source: &mut S) -> Option<Model> {
+    let model = Model::open(source).map_err(|error| console.error(error)).ok()?;
+    let config = &model.header.config;
+    console.say(format_args!(
+        "model: {} layers, {} heads, {} wide, {} tokens, context {}; {} bytes, {} read per token",
+        config.n_layer,
+        config.n_head,
+        config.n_embd,
+        config.n_vocab,
+        config.n_ctx,
+        source.len(),
+        model.header.bytes_per_token(),
+    ));
+    log::info!("model: {=u64} bytes", source.len());
+    Some(model)
+}
+
+/// Answers lines under one plan, as far as the model could be opened and fits.
+#[inline(never)]
+fn answer<B: Board, S: Source>(
+    console: &mut Console<B>,
+    opened: Option<(&mut Counting<S>, &Model)>,
+    line: &mut [u8],
+    memory: &mut [u8],
+    settings: &mut Settings,
+    stats: &mut Stats,
+) -> Next {
+    let mut arena = Arena::new(memory);
+    let have = arena.len();
+    let (mut source, model) = opened.unzip();
+    let mut session =
+        source.as_mut().zip(model).and_then(|(source, model)| plan(console, source, model, &mut arena, settings));
+    loop {
+        let line = match console.line(line) {
+            Ok(line) => line,
+            Err(error) => {
+                console.error(error);
+                continue;
+            }
+        };
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(error) => {
+                console.error(error);
+                continue;
+            }
+        };
+        match command {
+            Command::Empty => {}
+            Command::Prompt(prompt) => match source.as_mut().zip(session.as_mut()) {
+                None => console.error("no model is ready; see :open, :set and :help"),
+                Some((source, (session, _))) => match generate(console, session, source, settings, prompt) {
+                    Ok(done) => *stats = done,
+                    Err(error) => console.error(error),
+                },
+            },
+            Command::Set(setting) => {
+                let mut new = *settings;
+                new.apply(setting);
+                match model.map(|model| (model, new.fit(model, have))) {
+                    None => *settings = new,
+                    Some((_, Err(error))) => console.error(error),
+                    Some((model, Ok(options))) => {
+                        *settings = new;
+                        if session.as_ref().is_none_or(|(_, planned)| !covers(model, planned, &options)) {
+                            return Next::Plan;
+                        }
+                    }
+                }
+            }
+            Command::Seed(seed) => settings.options.seed = seed,
+            Command::Max(n) => settings.max = n,
+            Command::Hash(on) => settings.hash = on,
+            Command::Echo(on) => console.echo = on,
+            Command::Stats => tell_stats(console, stats),
+            Command::Plan => match model.zip(session.as_ref()) {
+                None => console.say(format_args!("no plan; {have} bytes of memory")),
+                Some((model, (_, options))) => tell_plan(console, model, options, have),
+            },
+            Command::Help => {
+                for (usage, meaning) in HELP {
+                    console.say(format_args!("{usage:<26} {meaning}"));
+                }
+            }
+            Command::Open => return Next::Open,
+            Command::Quit => return Next::Quit,
+        }
+    }
+}
+
+/// Plans the memory, cuts a session from it and says how it went.
+#[inline(never)]
+fn plan<'m, B: Board, S: Source>(
+    console: &mut Console<B>,
+    source: &mut S,
+    model: &Model,
+    arena: &mut Arena<'m>,
+    settings: &Settings,
+) -> Option<(Session<'m>, Options)> {
+    let have = arena.len();
+    let options = settings.fit(model, have).map_err(|error| console.error(error)).ok()?;
+    let session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
+    let gpt2::Options { context, batch, kv } = options.state;
+    console.say(format_args!(
+        "memory: {} of {have} bytes for context {context}, batch {batch}, kv {}",
+        arena.used(),
+        kv.name()
+    ));
+    Some((session, options))
+}
+
+/// Continues `prompt`, writing the text as it is made, then how long it is.
+#[inline(never)]
+fn generate<B: Board, S: Source>(
+    console: &mut Console<B>,
+    session: &mut Session<'_>,
+    source: &mut Counting<S>,
+    settings: &Settings,
+    prompt: &str,
+) -> Result<Stats, Error> {
+    let (started, read_before) = (console.board.micros(), source.bytes());
+    session.restart(settings.options.sampling, settings.options.seed)?;
+    session.hash_logits(settings.hash);
+    let prompt_tokens = session.push_text(source, prompt.as_bytes(), Control::Ignore)?;
+    session.limit(settings.max);
+    while session.pass(source)? > 0 {
+        if console.interrupted() {
+            session.stop(StopReason::Interrupted);
+            break;
+        }
+    }
+    let prompted = console.board.micros();
+
+    let mut stream = TextStream::new(&[])?;
+    let mut text = Text { console, bytes: 0 };
+    let mut bytes = [0; MAX_TOKEN];
+    let mut tokens = 0;
+    let ended = loop {
+        if text.console.interrupted() {
+            session.stop(StopReason::Interrupted);
+        }
+        let token = match session.next(source) {
+            Ok(Some(token)) => token,
+            ended => break ended,
+        };
+        tokens += 1;
+        match session.tokenizer().decode(source, token, Control::Ignore, &mut bytes) {
+            Ok(len) => {
+                let Ok(_) = stream.push(&bytes[..len], |part| text.show(part));
+            }
+            Err(error) => break Err(error.into()),
+        }
+    };
+    // Whatever ended it, what was made is the text.
+    let Ok(_) = stream.finish(|part| text.show(part));
+    let Text { bytes, .. } = text;
+    let reason = session.stop_reason().map_or("error", StopReason::name);
+    console.write(b"\n");
+    console.say(format_args!("text: {bytes} bytes, {tokens} tokens, {reason}"));
+    ended?;
+    if let Some(hash) = session.logits_hash() {
+        console.say(format_args!("logits hash: {hash}"));
+    }
+    log::info!("made {=usize} tokens", tokens);
+    Ok(Stats {
+        prompt_tokens,
+        tokens,
+        prompt_us: prompted - started,
+        tokens_us: console.board.micros() - prompted,
+        bytes_read: source.bytes() - read_before,
+    })
+}
+
+/// Whether a session that was planned for `planned` can run with `options`.
+fn covers(model: &Model, planned: &Options, options: &Options) -> bool {
+    let sampler = |options| Plan::new(model, options).sampler;
+    planned.state == options.state && sampler(options) <= sampler(planned)
+}
+
+fn tell_stats<B: Board>(console: &mut Console<B>, stats: &Stats) {
+    let Stats { prompt_tokens, tokens, prompt_us, tokens_us, bytes_read } = *stats;
+    let rate = |tokens: usize, us: u64| {
+        let per_1000_s = (tokens as u64 * 1_000_000_000).checked_div(us).unwrap_or(0);
+        fmt::from_fn(move |f| write!(f, "{}.{:03} tokens/s", per_1000_s / 1000, per_1000_s % 1000))
+    };
+    console.say(format_args!("prompt: {prompt_tokens} tokens in {prompt_us} us, {}", rate(prompt_tokens, prompt_us)));
+    console.say(format_args!("text: {tokens} tokens in {tokens_us} us, {}", rate(tokens, tokens_us)));
+    console.say(format_args!("model: {bytes_read} bytes read"));
+    let stack = console.board.stack_used();
+    console.say(format_args!("stack: {stack} bytes used at most"));
+}
+
+fn tell_plan<B: Board>(console: &mut Console<B>, model: &Model, options: &Options, have: usize) {
+    let gpt2::Options { context, batch, kv } = options.state;
+    let plan = Plan::new(model, options);
+    console.say(format_args!("context {context} of {}, batch {batch}, kv {}", model.header.config.n_ctx, kv.name()));
+    for (region, bytes) in [
+        ("directory of weights", plan.model.weights),
+        ("keys and values", plan.model.kv),
+        ("activations", plan.model.activations),
+        ("tokenizer's index", plan.tokenizer),
+        ("sampler", plan.sampler),
+        ("text as tokens", plan.tokens),
+        ("together", plan.total()),
+        ("memory", have),
+    ] {
+        console.say(format_args!("{region:<20} {bytes:>10} bytes"));
+    }
+}
