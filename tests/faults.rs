@@ -954,7 +954,7 @@ fn tell<S: Source>(mut src: Faulty<S>, options: &Options) -> (Story, Faulty<S>) 
             }
         }
     }
-    let model = insist(&mut src, |src| Model::open(src));
+    let model = insist(&mut src, Model::open);
     // A session that fails to start takes its arena with it.
     let mut memories = [(); 2].map(|()| memory(Plan::new(&model, options).total()));
     let mut memories = memories.iter_mut();
