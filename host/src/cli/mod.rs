@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod synth;
 mod tokenize;
 
 use std::fmt::{self, Display};
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
+  gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
 Without -m, the built-in demo model is used: it writes short, simple stories.";
 
@@ -41,6 +43,7 @@ enum Verb {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
+    Synth(synth::Args),
 }
 
 /// Runs the command line and says how the process ends.
@@ -50,6 +53,7 @@ pub fn run() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Synth(args) => synth::run(args),
     };
     match result {
         Ok(code) => code,
@@ -101,4 +105,16 @@ fn advance(bar: &ProgressBar, done: usize) {
     if bar.elapsed() > Duration::from_secs(1) {
         bar.set_position(done as u64);
     }
+}
+
+/// A bar over `len` bytes on standard error, like [`progress`].
+fn byte_progress(len: u64, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
+    );
+    let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::stderr());
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
 }
