@@ -2,9 +2,12 @@
 
 mod boards;
 mod card;
+mod checks;
 mod console;
+mod faults;
 mod firmware;
 mod log;
+mod parity;
 mod process;
 mod qemu;
 mod setup;

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -185,7 +186,7 @@ pub(crate) fn stack_used(board: &Board, elf: &Path) -> Result<u64> {
     console.command(":max 8")?;
     console.command("Once upon a time")?;
     let stats = console.command(":stats")?.lines;
-    let used = stats.iter().find_map(|line| line.strip_prefix("stack: at most ")?.split(' ').next()?.parse().ok());
+    let used = stats.iter().find_map(|line| line.strip_prefix("stack: ")?.split(' ').next()?.parse().ok());
     used.with_context(|| format!("{} does not say how much stack it used: {stats:?}", board.name))
 }
 
@@ -214,7 +215,10 @@ impl Media {
             Storage::SdCard => {
                 let folder = root().join("target/xtask");
                 fs::create_dir_all(&folder)?;
-                let image = Self::Card(folder.join(format!("{}-{}.img", board.name, std::process::id())));
+                // Other runs may be under way.
+                static CARDS: AtomicUsize = AtomicUsize::new(0);
+                let n = CARDS.fetch_add(1, Ordering::Relaxed);
+                let image = Self::Card(folder.join(format!("{}-{}-{n}.img", board.name, std::process::id())));
                 if let Self::Card(path) = &image {
                     card::write(path, &model)?;
                 }

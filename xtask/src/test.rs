@@ -3,11 +3,15 @@
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::boards::{BOARDS, Board};
+use crate::checks;
+use crate::faults;
 use crate::firmware;
+use crate::parity;
 use crate::process::{self, root};
 use crate::setup::{self, Missing};
 use crate::toolchain::{Library, Places};
@@ -21,9 +25,10 @@ pub(crate) fn test(host_only: bool) -> Result<ExitCode> {
     if !host_only {
         report.step("set-up", set_up);
     }
-    report.step("format", || component("fmt", &["--all", "--check"]));
-    report
-        .step("clippy", || component("clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]));
+    report.step("format", || component(root(), "fmt", &["--all", "--check"]));
+    report.step("clippy", || {
+        component(root(), "clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+    });
     report.step("documentation", || {
         let doc = ["--workspace", "--no-deps", "--locked"];
         one(process::run(cargo("doc").args(doc).env("RUSTDOCFLAGS", "-D warnings")))
@@ -35,17 +40,44 @@ pub(crate) fn test(host_only: bool) -> Result<ExitCode> {
     } else if !root().join("firmware/Cargo.toml").is_file() {
         report.skip("firmware", "NO FIRMWARE WAS BUILT OR RUN: there is no firmware/ in this tree");
     } else {
-        report.step("firmware format", firmware_format);
-        for board in BOARDS {
-            if !board.folder().is_dir() {
-                report.skip(&format!("firmware for {}", board.name), "not in this tree");
-                continue;
-            }
-            report.step(&format!("clippy for {}", board.name), || firmware_clippy(board));
-            report.step(&format!("firmware for {}", board.name), || one(firmware::build(board, &[]).map(drop)));
-        }
+        boards(&mut report);
     }
     report.close()
+}
+
+/// Firmware: checked, built, and run in the emulators.
+fn boards(report: &mut Report) {
+    let folder = root().join("firmware");
+    report.step("firmware format", || component(&folder, "fmt", &["--all", "--check"]));
+    report.step("firmware host tests", || {
+        counted(cargo("test").args(["--locked", "--no-fail-fast"]).current_dir(&folder))
+    });
+    let mut built = Vec::new();
+    for board in BOARDS {
+        if !board.folder().is_dir() {
+            report.skip(&format!("{} firmware", board.name), "not in this tree");
+            continue;
+        }
+        report.step(&format!("{} firmware", board.name), || {
+            built.push((board, firmware::build(board, &[])?));
+            Ok(Outcome::passed(1))
+        });
+        report.step(&format!("{} clippy", board.name), || firmware_clippy(board));
+    }
+    report.step("host binary", || one(parity::build_host()));
+    report.step("boards and host", || {
+        let mut checks = parity::checks(&built)?;
+        checks.extend(faults::checks(&built));
+        let outcomes = checks::run(checks);
+        for (board, _) in &built {
+            let of_board = || outcomes.iter().filter(|outcome| outcome.board == board.name);
+            let passed = of_board().filter(|outcome| outcome.passed).count();
+            let took: Duration = of_board().map(|outcome| outcome.took).sum();
+            eprintln!("{:12} {passed} of {} passed, {:.1} s", board.name, of_board().count(), took.as_secs_f64());
+        }
+        let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
+        Ok(Outcome::Ran(Tally { passed, failed: outcomes.len() - passed, skipped: 0 }))
+    });
 }
 
 fn cargo(verb: &str) -> Command {
@@ -62,9 +94,9 @@ fn set_up() -> Result<Outcome> {
 }
 
 /// A cargo verb that is a toolchain component of its own, so that it may not be there.
-fn component(verb: &str, arguments: &[&str]) -> Result<Outcome> {
+fn component(folder: &Path, verb: &str, arguments: &[&str]) -> Result<Outcome> {
     if cargo(verb).arg("--version").output().is_ok_and(|output| output.status.success()) {
-        one(process::run(cargo(verb).args(arguments)))
+        one(process::run(cargo(verb).args(arguments).current_dir(folder)))
     } else {
         Ok(Outcome::Skipped(format!("this toolchain has no cargo {verb}: rustup component add it")))
     }
@@ -96,14 +128,6 @@ fn bare_metal(host_only: bool) -> Result<Outcome> {
     eprintln!("xtask: {}", toolchain.describe());
     let mut cargo = toolchain.cargo("build", BARE_METAL, Library::Core, &[]);
     one(process::run(cargo.current_dir(root()).args(["--release", "--package", "gptrickle-core"])))
-}
-
-fn firmware_format() -> Result<Outcome> {
-    if cargo("fmt").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        one(process::run(cargo("fmt").args(["--all", "--check"]).current_dir(root().join("firmware"))))
-    } else {
-        Ok(Outcome::Skipped("this toolchain has no cargo fmt".into()))
-    }
 }
 
 fn firmware_clippy(board: &Board) -> Result<Outcome> {

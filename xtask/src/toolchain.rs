@@ -10,7 +10,6 @@
 //! 5. `/usr/bin/rustc` with Debian's `rust-web-src`: likewise.
 
 use anyhow::{Context, Result, bail};
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -206,6 +205,11 @@ impl Toolchain {
     /// `cargo verb … --target target` for this toolchain, with `rustflags` and nothing else of the caller's settings.
     pub(crate) fn cargo(&self, verb: &str, target: &str, library: Library, rustflags: &[&str]) -> Command {
         let mut cargo = Command::new(&self.cargo);
+        if verb == "clippy" && self.origin != Origin::Active {
+            // cargo would take the first cargo-clippy it finds, which is rustup's.
+            cargo = Command::new(self.beside("cargo-clippy"));
+            cargo.env("CARGO", &self.cargo);
+        }
         for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WRAPPER"] {
             cargo.env_remove(name);
         }
@@ -226,12 +230,15 @@ impl Toolchain {
         cargo
     }
 
+    fn beside(&self, program: &str) -> PathBuf {
+        self.rustc.with_file_name(program)
+    }
+
     /// Whether `cargo clippy` works with this toolchain: its driver must be the same version as its rustc.
     pub(crate) fn has_clippy(&self) -> bool {
-        let name = OsString::from("clippy-driver");
         let driver = match self.origin {
-            Origin::Active => PathBuf::from(name),
-            Origin::Override | Origin::System => self.rustc.with_file_name(name),
+            Origin::Active => "clippy-driver".into(),
+            Origin::Override | Origin::System => self.beside("clippy-driver"),
         };
         Command::new(driver).arg("-V").output().is_ok_and(|output| output.status.success())
     }

@@ -1,0 +1,158 @@
+//! Boards against the host: the same model, prompt and seed must give the same text and the same bits in every logit.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::boards::Board;
+use crate::checks::Check;
+use crate::console::Console;
+use crate::process::{self, root};
+use crate::qemu::{self, Media};
+
+/// How long a board may be silent: a slow card, and a whole prompt in one pass, on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What both are asked for.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    prompt: &'static str,
+    tokens: usize,
+    seed: u64,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    kv: &'static str,
+}
+
+/// A story from the demo model.
+const STORY: Request =
+    Request { prompt: "Once upon a time", tokens: 64, seed: 42, temperature: 0.8, top_k: 50, top_p: 0.95, kv: "f32" };
+/// As much as the context of the smallest vectors holds.
+const VECTOR: Request = Request { prompt: "Once upon", tokens: 16, seed: 7, ..STORY };
+/// A few tokens of a model of full size, which is random: nobody reads them.
+const FULL_SIZE: Request = Request { prompt: "Hello", ..STORY };
+
+/// Checks for these boards and their firmware, the longest first.
+///
+/// # Errors
+/// A model is not in the tree, or cannot be made.
+pub(crate) fn checks(boards: &[(&'static Board, PathBuf)]) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let mut add = |board: &'static Board, elf: &Path, model: &Path, request: Request| {
+        let name = format!("{}, {} tokens", model.file_name().unwrap_or_default().display(), request.tokens);
+        let (elf, model) = (elf.to_owned(), model.to_owned());
+        checks.push(Check { board, name, run: Box::new(move || equal(board, &elf, &model, request)) });
+    };
+    for (board, elf) in boards {
+        let tokens = match board.name {
+            "mps3-an547" => 4,
+            "riscv64-virt" => 8,
+            _ => continue,
+        };
+        for kind in ["Q4_0", "Q2_K"] {
+            add(board, elf, &full_size(kind)?, Request { tokens, ..FULL_SIZE });
+        }
+    }
+    for (board, elf) in boards.iter().filter(|(board, _)| board.name != "lm3s6965evb") {
+        add(board, elf, &qemu::demo_model()?, STORY);
+    }
+    for (board, elf) in boards {
+        let families: &[&str] = match board.name {
+            // Every type on an Arm with Helium and on a RISC-V.
+            "mps3-an547" | "riscv64-virt" => &["micro", "tiny512", "tiny512-untied"],
+            _ => &["micro"],
+        };
+        for family in families {
+            for model in gguf_files(&root().join("tests/vectors").join(family))? {
+                add(board, elf, &model, VECTOR);
+            }
+        }
+    }
+    Ok(checks)
+}
+
+/// Runs one request on the host and on a board, and compares.
+fn equal(board: &Board, elf: &Path, model: &Path, request: Request) -> Result<()> {
+    let (host_text, host_hash) = on_host(model, request)?;
+    let (board_text, board_hash) = on_board(board, elf, model, request)?;
+    // The host ends its output with a newline.
+    let host_text = host_text.strip_suffix(b"\n").filter(|_| !board_text.ends_with(b"\n")).unwrap_or(&host_text);
+    let same = host_text.iter().zip(&board_text).take_while(|(host, board)| host == board).count();
+    ensure!(
+        host_text == board_text,
+        "texts differ after {same} bytes:\nhost  {:?}\nboard {:?}",
+        String::from_utf8_lossy(host_text),
+        String::from_utf8_lossy(&board_text)
+    );
+    ensure!(host_hash == board_hash, "same text, but logits differ: host {host_hash}, board {board_hash}");
+    Ok(())
+}
+
+fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
+    let Request { prompt, tokens, seed, temperature, top_k, top_p, kv } = request;
+    let mut host = Command::new(target_dir().join("debug/gptrickle"));
+    host.arg("generate").arg("-m").arg(model).args([prompt, "--logits-hash", "--kv", kv, "--max-new-tokens"]);
+    host.args([tokens.to_string(), "--seed".into(), seed.to_string(), "--top-k".into(), top_k.to_string()]);
+    host.args(["--temperature".into(), temperature.to_string(), "--top-p".into(), top_p.to_string()]);
+    let output = host.output().with_context(|| process::line(&host))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {stderr}", process::line(&host));
+    let hash = stderr.lines().find_map(|line| line.strip_prefix("logits hash "));
+    Ok((output.stdout, hash.with_context(|| format!("the host prints no hash: {stderr}"))?.to_owned()))
+}
+
+fn on_board(board: &Board, elf: &Path, model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
+    let Request { prompt, tokens, seed, temperature, top_k, top_p, kv } = request;
+    let media = Media::prepare(board, Some(model))?;
+    let mut console = Console::new(board.name, qemu::start(&mut qemu::command(board, elf, &media, None)?)?, PATIENCE)?;
+    if let Some(error) = console.start()?.error() {
+        bail!("{error}");
+    }
+    console.command(&format!(":set kv {kv}"))?;
+    console.command(&format!(":set temperature {temperature}"))?;
+    console.command(&format!(":set top_k {top_k}"))?;
+    console.command(&format!(":set top_p {top_p}"))?;
+    console.command(&format!(":seed {seed}"))?;
+    console.command(&format!(":max {tokens}"))?;
+    console.command(":hash on")?;
+    let reply = console.command(prompt)?;
+    let hash = reply.lines.iter().find_map(|line| line.strip_prefix("logits hash: ")).map(str::to_owned);
+    let status = console.quit()?;
+    ensure!(status.success(), "after :quit: {status}");
+    Ok((reply.text.context("no text")?, hash.with_context(|| format!("no hash: {:?}", reply.lines))?))
+}
+
+/// The host's binary, as the host tests have built it.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_host() -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    process::run(cargo.args(["build", "--locked", "--package", "gptrickle"]).current_dir(root()))
+}
+
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// A model of DistilGPT2's shape with random weights of this type; made once.
+fn full_size(kind: &str) -> Result<PathBuf> {
+    let path = root().join(format!("target/xtask/distilgpt2-{kind}.gguf"));
+    if !path.exists() {
+        fs::create_dir_all(root().join("target/xtask"))?;
+        let mut synth = Command::new(target_dir().join("debug/gptrickle"));
+        process::run(synth.args(["synth", "--shape", "distilgpt2", "--type", kind, "--output"]).arg(&path))?;
+    }
+    Ok(path)
+}
+
+fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    files.sort();
+    Ok(files)
+}
