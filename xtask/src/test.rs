@@ -65,8 +65,13 @@ fn boards(report: &mut Report) {
         report.step(&format!("{} clippy", board.name), || firmware_clippy(board));
     }
     report.step("host binary", || one(parity::build_host()));
+    let mut full_size = Vec::new();
+    report.step("models of full size", || {
+        full_size = parity::full_size_models()?;
+        Ok(Outcome::passed(full_size.len()))
+    });
     report.step("boards and host", || {
-        let mut checks = parity::checks(&built)?;
+        let mut checks = parity::checks(&built, &full_size)?;
         checks.extend(faults::checks(&built));
         let outcomes = checks::run(checks);
         for (board, _) in &built {
