@@ -1,7 +1,7 @@
 //! The tokenizer against recorded ids, against an independent implementation with GPT-2's real vocabulary, and
 //! against vocabularies that are damaged or made to hurt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use gptrickle_core::arena::{Arena, TooSmall};
@@ -123,11 +123,13 @@ struct Plain {
 }
 
 impl Plain {
-    /// The bytes, the results of the merges in order, and `<|endoftext|>`, as GPT-2 has them.
+    /// The bytes, the results of the merges in order, each once, and `<|endoftext|>`, as GPT-2 has them.
     fn of(merges: Vec<(Vec<u8>, Vec<u8>)>) -> Plain {
-        let bytes = bytes_in_order().into_iter().map(|b| (vec![b], NORMAL));
-        let results = merges.iter().map(|(left, right)| ([&left[..], right].concat(), NORMAL));
-        let tokens = bytes.chain(results).chain([(b"<|endoftext|>".to_vec(), CONTROL)]).collect();
+        let mut seen = HashSet::new();
+        let bytes = bytes_in_order().into_iter().map(|b| vec![b]);
+        let results = merges.iter().map(|(left, right)| [&left[..], right].concat());
+        let texts = bytes.chain(results).filter(|text| seen.insert(text.clone()));
+        let tokens = texts.map(|text| (text, NORMAL)).chain([(b"<|endoftext|>".to_vec(), CONTROL)]).collect();
         Plain { tokens, merges }
     }
 
@@ -771,13 +773,22 @@ fn merges_that_cannot_be_read() {
 
 #[test]
 fn repeated_rules_and_repeated_tokens() {
-    // The first of two equal rules counts, and both make the first of two equal tokens.
-    let plain = Plain::pairs(&[("a", "b"), ("b", "c"), ("a", "b"), ("ab", "c"), ("a", "bc")]);
-    let file = plain.writer().finish();
-    with_tokenizer(&file[..], |t, src| {
-        assert_eq!(encode(t, src, "abc"), [259]);
+    // The first of two equal rules counts.
+    let mut plain = Plain::pairs(&[("a", "b"), ("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c")]);
+    let text = |text: &str| (text.as_bytes().to_vec(), NORMAL);
+    plain.tokens.splice(256..259, ["ab", "bc", "ab", "abc", "abc"].map(text));
+    // Of two equal tokens it is the one in the place of the rule,
+    with_tokenizer(&plain.writer().finish()[..], |t, src| {
+        assert_eq!(encode(t, src, "abc"), [260]);
         assert_eq!(encode(t, src, "bc"), [257]);
-        assert_eq!(decode(t, src, &[258, 260]), b"ababc");
+        assert_eq!(decode(t, src, &[258, 259, 260]), b"ababcabc");
+    })
+    .unwrap();
+    // or the first, where tokens have other places than rules.
+    plain.tokens.insert(257, text("never"));
+    with_tokenizer(&plain.writer().finish()[..], |t, src| {
+        assert_eq!(encode(t, src, "abc"), [260]);
+        assert_eq!(decode(t, src, &[259, 260, 261]), b"ababcabc");
     })
     .unwrap();
     let crowd = Plain::of(vec![(b"a".to_vec(), b"b".to_vec()); 20_000]);

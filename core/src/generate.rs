@@ -274,9 +274,10 @@ impl<'a> Session<'a> {
         Ok(n)
     }
 
-    /// Asks for at most `n` further tokens.
+    /// Asks for at most `n` further tokens, also of a text that has as many as were asked for before.
     pub fn limit(&mut self, n: usize) {
         self.left = n;
+        self.stop = self.stop.filter(|&reason| reason != StopReason::MaxTokens);
     }
 
     /// Runs one batch of the tokens that were added since, and says how many are left.

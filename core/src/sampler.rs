@@ -108,7 +108,11 @@ impl fmt::Display for Error {
                 write!(f, "the logit of token {token} is not finite: the file's weights are damaged")
             }
             Error::Control { name, value, least, most } => {
-                write!(f, "{name} is {value}, not in {least}..={most}")
+                if *least == f32::MIN_POSITIVE {
+                    write!(f, "{name} is {value}, it must be above 0 and at most {most}")
+                } else {
+                    write!(f, "{name} is {value}, it must be {least} to {most}")
+                }
             }
         }
     }

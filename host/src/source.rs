@@ -29,6 +29,8 @@ pub enum OpenError {
     Io(PathBuf, io::Error),
     /// It is a directory.
     Directory(PathBuf),
+    /// It is a pipe or a device.
+    NoFile(PathBuf),
     /// It has no bytes.
     Empty(PathBuf),
 }
@@ -38,6 +40,7 @@ impl std::fmt::Display for OpenError {
         match self {
             OpenError::Io(path, error) => write!(f, "cannot open {}: {error}", path.display()),
             OpenError::Directory(path) => write!(f, "{} is a directory: name a .gguf file in it", path.display()),
+            OpenError::NoFile(path) => write!(f, "{} is no file: copy it into one", path.display()),
             OpenError::Empty(path) => write!(f, "{} is empty: copy or download it again", path.display()),
         }
     }
@@ -49,7 +52,7 @@ impl ModelFile {
     /// Maps a file into memory: chunks are lent in place, and pages come and go as the system sees fit.
     ///
     /// # Errors
-    /// It cannot be opened, is a directory, or is empty → the variants of [`OpenError`].
+    /// It cannot be opened, is no file, or is empty → the variants of [`OpenError`].
     pub fn map(path: &Path) -> Result<ModelFile, OpenError> {
         let (file, _) = open(path)?;
         // SAFETY: the file is not written by this process. If another one truncates it meanwhile, the system ends
@@ -60,27 +63,27 @@ impl ModelFile {
         map.map(ModelFile::Mapped).map_err(|error| OpenError::Io(path.into(), error))
     }
 
-    /// Opens a file for plain reads into a buffer of `buffer` bytes.
+    /// Opens a file for plain reads into a buffer of `buffer` bytes, or of the whole file if that is shorter.
     ///
     /// # Errors
     /// As [`map`](ModelFile::map).
     pub fn reads(path: &Path, buffer: usize) -> Result<ModelFile, OpenError> {
         let (file, len) = open(path)?;
+        let buffer = usize::try_from(len).map_or(buffer, |len| buffer.min(len));
         Ok(ModelFile::Reads(FileReads { file, len, buffer: vec![0; buffer], held: 0..0 }))
     }
 }
 
 fn open(path: &Path) -> Result<(File, u64), OpenError> {
     let io = |error| OpenError::Io(path.into(), error);
-    let file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if metadata.is_dir() {
-        return Err(OpenError::Directory(path.into()));
+    // Before it is opened, as opening a pipe waits for who writes to it.
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    match (metadata.is_dir(), metadata.is_file(), metadata.len()) {
+        (true, ..) => Err(OpenError::Directory(path.into())),
+        (_, false, _) => Err(OpenError::NoFile(path.into())),
+        (.., 0) => Err(OpenError::Empty(path.into())),
+        (.., len) => Ok((File::open(path).map_err(io)?, len)),
     }
-    if metadata.is_file() && metadata.len() == 0 {
-        return Err(OpenError::Empty(path.into()));
-    }
-    Ok((file, metadata.len()))
 }
 
 impl Source for ModelFile {

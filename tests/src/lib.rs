@@ -23,6 +23,25 @@ pub fn vectors() -> PathBuf {
     }
 }
 
+/// The folders of reference models.
+pub const MODELS: [&str; 3] = ["micro", "tiny512", "tiny512-untied"];
+
+/// The files of a folder with their types: `micro-Q4_0.gguf` has type `Q4_0`.
+pub fn files(model: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = vectors().join(model);
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let kind = path.file_stem()?.to_str()?.strip_prefix(model)?.strip_prefix('-')?.to_owned();
+            (path.extension()? == "gguf").then(|| (kind, fs::read(&path).unwrap()))
+        })
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no models in {}", folder.display());
+    files
+}
+
 /// The token ids in a reference file, separated by white space.
 pub fn token_ids(path: &Path) -> Vec<u32> {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

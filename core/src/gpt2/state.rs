@@ -14,7 +14,7 @@ use super::weights::Weights;
 pub struct Options {
     /// Positions of the KV cache: prompt and new tokens together.
     pub context: usize,
-    /// Most positions of one pass (B).
+    /// Most positions of one pass (B); 0 means 1.
     pub batch: usize,
     /// How keys and values are stored.
     pub kv: KvFormat,
@@ -35,7 +35,7 @@ impl Plan {
     /// The bytes that [`Weights::load`] and [`State::new`] will cut from an arena.
     pub fn new(config: &Config, options: &Options) -> Plan {
         let Config { n_layer, n_embd, .. } = *config;
-        let b = |cols: usize| options.batch.saturating_mul(cols);
+        let b = |cols: usize| options.batch.max(1).saturating_mul(cols);
         let max_cols = config.max_cols();
         Plan {
             weights: Weights::bytes(n_layer),

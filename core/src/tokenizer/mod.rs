@@ -15,7 +15,8 @@
 //! stop strings.
 //!
 //! What a file may not do, and what it may:
-//! * Two tokens with the same text: the first is the one that texts are encoded to, the other still decodes.
+//! * Two tokens with the same text: texts are encoded to the first, or where the tokens stand in the order of the merges,
+//!   to the one of the merge that made the text; the other still decodes.
 //! * Two merges of the same pair: the first counts. Two merges that make one text: both count.
 //! * Tokens in any order; where each merge's result does not follow the one before, two or four bytes a merge are
 //!   kept to say where it is. A merge whose result is no normal token is an error.

@@ -152,3 +152,141 @@ impl<B: Board> fmt::Write for Console<B> {
         Ok(())
     }
 }
+
+/// A board without hardware, for tests: input that was typed beforehand, output that is kept.
+#[cfg(test)]
+pub(crate) mod scripted {
+    use std::collections::VecDeque;
+    use std::panic;
+    use std::rc::Rc;
+    use std::string::String;
+    use std::vec::Vec;
+    use std::{cell::RefCell, sync::Once};
+
+    use super::*;
+
+    /// What it has typed and written; clones share it.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct Scripted {
+        input: Rc<RefCell<VecDeque<u8>>>,
+        output: Rc<RefCell<Vec<u8>>>,
+    }
+
+    /// What [`Scripted`] panics with to leave [`crate::run()`].
+    struct Exit(i32);
+
+    impl Scripted {
+        pub(crate) fn new(input: &[u8]) -> Self {
+            Scripted { input: Rc::new(RefCell::new(input.iter().copied().collect())), output: Rc::default() }
+        }
+
+        pub(crate) fn written(&self) -> String {
+            String::from_utf8(self.output.borrow().clone()).unwrap()
+        }
+
+        /// Runs `app` until it exits, and returns the exit code.
+        pub(crate) fn exit_code(app: impl FnOnce() -> std::convert::Infallible) -> i32 {
+            static QUIET: Once = Once::new();
+            QUIET.call_once(|| {
+                let hook = panic::take_hook();
+                panic::set_hook(std::boxed::Box::new(move |info| {
+                    if !info.payload().is::<Exit>() {
+                        hook(info);
+                    }
+                }));
+            });
+            match panic::catch_unwind(panic::AssertUnwindSafe(app)) {
+                Ok(never) => match never {},
+                Err(payload) => match payload.downcast::<Exit>() {
+                    Ok(exit) => exit.0,
+                    Err(other) => panic::resume_unwind(other),
+                },
+            }
+        }
+    }
+
+    impl Board for Scripted {
+        const NAME: &'static str = "scripted";
+
+        fn read(&mut self) -> Option<u8> {
+            self.input.borrow_mut().pop_front()
+        }
+
+        fn write(&mut self, bytes: &[u8]) {
+            self.output.borrow_mut().extend_from_slice(bytes);
+        }
+
+        fn micros(&mut self) -> u64 {
+            0
+        }
+
+        fn stack_used(&self) -> usize {
+            0
+        }
+
+        fn exit(&mut self, code: i32) -> ! {
+            panic::panic_any(Exit(code))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::String;
+    use std::vec::Vec;
+
+    use super::scripted::Scripted;
+    use super::*;
+
+    /// The lines that come of what is typed, and what was written meanwhile.
+    fn lines(typed: &[u8], n: usize, echo: bool) -> (Vec<Result<String, LineError>>, String) {
+        let board = Scripted::new(typed);
+        let mut console = Console::new(board.clone());
+        console.echo = echo;
+        let mut buffer = [0; 8];
+        let lines = (0..n).map(|_| console.line(&mut buffer).map(Into::into)).collect();
+        (lines, board.written())
+    }
+
+    fn texts(typed: &[u8], n: usize) -> Vec<String> {
+        lines(typed, n, false).0.into_iter().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn any_line_end_ends_one_line() {
+        assert_eq!(texts(b"a\nb\rc\r\nd\n\ne\r\r", 7), ["a", "b", "c", "d", "", "e", ""]);
+    }
+
+    #[test]
+    fn editing_takes_back_whole_characters_and_lines() {
+        assert_eq!(texts("ax\x08é\x7fb\n".as_bytes(), 1), ["ab"]);
+        assert_eq!(texts(b"\x08a\n", 1), ["a"]);
+        assert_eq!(texts(b"abc\x15d\n", 1), ["d"]);
+        assert_eq!(texts(b"abc\x03d\n", 1), ["d"]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_or_no_text_is_an_error_and_the_next_one_is_not() {
+        let (lines, _) = lines(b"12345678\n123456789\n\xff\nok\n", 4, false);
+        assert_eq!(lines[0].as_deref(), Ok("12345678"));
+        assert_eq!(lines[1], Err(LineError::TooLong(8)));
+        assert!(matches!(lines[2], Err(LineError::NotUtf8(_))));
+        assert_eq!(lines[3].as_deref(), Ok("ok"));
+    }
+
+    #[test]
+    fn only_an_echoing_console_shows_what_is_typed() {
+        assert_eq!(lines(b"ab\x08c\n", 1, false).1, "> ");
+        assert_eq!(lines(b"ab\x08c\n", 1, true).1, "> ab\x08 \x08c\r\n");
+    }
+
+    #[test]
+    fn an_interrupt_is_seen_and_what_was_typed_ahead_is_kept_or_dropped() {
+        let mut console = Console::new(Scripted::new(b"next\n"));
+        assert!(!console.interrupted());
+        assert_eq!(console.line(&mut [0; 8]), Ok("next"));
+        let mut console = Console::new(Scripted::new(b"old\x03new\n"));
+        assert!(console.interrupted());
+        assert_eq!(console.line(&mut [0; 8]), Ok("new"));
+    }
+}

@@ -38,7 +38,7 @@ impl Default for Settings {
     fn default() -> Self {
         let state = gpt2::Options { context: 0, batch: 1, kv: KvFormat::F32 };
         Settings {
-            options: Options { state, sampling: Params::default(), seed: 0 },
+            options: Options { state, sampling: Params::default(), seed: 42 },
             context_asked: false,
             batch_asked: false,
             max: 64,
@@ -357,7 +357,7 @@ fn tell_stats<B: Board>(console: &mut Console<B>, stats: &Stats) {
         fmt::from_fn(move |f| write!(f, "{}.{:03} tokens/s", per_1000_s / 1000, per_1000_s % 1000))
     };
     console.say(format_args!("prompt: {prompt_tokens} tokens in {prompt_us} us, {}", rate(prompt_tokens, prompt_us)));
-    console.say(format_args!("text: {tokens} tokens in {tokens_us} us, {}", rate(tokens, tokens_us)));
+    console.say(format_args!("made: {tokens} tokens in {tokens_us} us, {}", rate(tokens, tokens_us)));
     console.say(format_args!("model: {bytes_read} bytes read"));
     let stack = console.board.stack_used();
     console.say(format_args!("stack: {stack} bytes used at most"));
@@ -378,5 +378,120 @@ fn tell_plan<B: Board>(console: &mut Console<B>, model: &Model, options: &Option
         ("memory", have),
     ] {
         console.say(format_args!("{region:<20} {bytes:>10} bytes"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::ToOwned;
+    use std::path::Path;
+    use std::string::String;
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::console::scripted::Scripted;
+    use crate::storage::Error as StorageError;
+
+    /// A model's bytes, or nothing; each `:open` gets the next.
+    struct Cards(Vec<Result<Vec<u8>, StorageError>>);
+
+    impl Storage for Cards {
+        type Source<'a> = &'static [u8];
+
+        fn open(&mut self) -> Result<&'static [u8], StorageError> {
+            self.0.remove(0).map(|bytes| &*bytes.leak())
+        }
+    }
+
+    fn micro() -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/micro/micro-Q4_0.gguf");
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// What a board with these cards and this much memory writes when this is typed, and `:quit`.
+    fn written(cards: Vec<Result<Vec<u8>, StorageError>>, memory: usize, typed: &str) -> String {
+        let typed = std::format!("{typed}\n:quit\n");
+        let board = Scripted::new(typed.as_bytes());
+        let mut memory = vec![0; memory];
+        let code = Scripted::exit_code(|| run(board.clone(), Cards(cards), &mut memory));
+        assert_eq!(code, 0);
+        board.written()
+    }
+
+    fn with_micro(memory: usize, typed: &str) -> String {
+        written(vec![Ok(micro())], memory, typed)
+    }
+
+    /// The text of the only prompt: as many bytes as the line after it says.
+    fn text(written: &str) -> &str {
+        let (before, after) = written.split_once("\n# text: ").expect("a text");
+        let bytes: usize = after.split(' ').next().unwrap().parse().unwrap();
+        &before[before.len() - bytes..]
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_text_and_hash_in_any_memory() {
+        let typed = ":hash on\n:seed 7\n:max 12\nOne day";
+        let roomy = with_micro(1 << 20, typed);
+        assert!(!text(&roomy).is_empty());
+        let hash = |written: &str| written.split_once("logits hash: ").unwrap().1[..16].to_owned();
+        let tight = with_micro(36 << 10, typed);
+        assert!(roomy.contains("batch 16") && tight.contains("batch 1,"), "{roomy}{tight}");
+        assert_eq!((text(&roomy), hash(&roomy)), (text(&tight), hash(&tight)));
+        assert_ne!(text(&roomy), text(&with_micro(1 << 20, ":seed 8\n:max 12\nOne day")));
+    }
+
+    #[test]
+    fn a_context_that_does_not_fit_is_refused_with_one_that_does() {
+        let out = with_micro(14 << 10, ":set context 32\nA\n:set kv q8_0\n:set context 33\n:set context 0");
+        let (_, advice) = out.split_once(":set context ").expect("advice");
+        let fits: usize = advice.split(' ').next().unwrap().parse().unwrap();
+        assert!((1..32).contains(&fits));
+        assert!(out.contains("# text: "), "the old plan still runs: {out}");
+        assert!(out.contains(", batch 1, kv q8_0"), "{out}");
+        assert!(out.contains("error: a context of 33 is asked for, the model has 1..=32 positions"), "{out}");
+        assert!(out.contains("error: context needs a whole number from 1 on"), "{out}");
+        let out = with_micro(14 << 10, &std::format!(":set context {fits}\nA\n:set context {}", fits + 1));
+        assert!(out.contains(&std::format!("for context {fits}, ")), "{out}");
+        assert_eq!(out.matches("would fit").count(), 1, "{out}");
+    }
+
+    #[test]
+    fn a_model_too_big_for_any_context_leaves_the_console_alive() {
+        let out = with_micro(4 << 10, "A\n:plan\n:help");
+        assert!(out.contains("no context fits"), "{out}");
+        assert!(out.contains("error: no model is ready"), "{out}");
+        assert!(out.contains("# no plan; "), "{out}");
+    }
+
+    #[test]
+    fn cards_that_are_missing_wrong_or_cut_are_named_and_a_good_one_then_works() {
+        let mut cut = micro();
+        cut.truncate(50_000);
+        let cards = vec![Err(StorageError::NoCard), Ok(b"not a model, but long enough".to_vec()), Ok(cut), Ok(micro())];
+        let out = written(cards, 1 << 20, ":stats\n:open\n:set seed 1\n:open\nA\n:open\n:max 3\nA");
+        for line in [
+            "# error: no card",
+            "# error: not a GGUF file",
+            "# error: tensor blk.0.ffn_up.weight ends 57632 bytes into the tensors, the whole file has 50000: it is truncated",
+            "# error: no model is ready",
+            "# text: ",
+        ] {
+            assert!(out.contains(line), "{line} is not in {out}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_longer_than_the_context_is_an_error_and_the_next_is_not() {
+        let out = with_micro(1 << 20, &std::format!(":max 2\n{}\nshort", "long ".repeat(40)));
+        assert!(out.contains("positions are left"), "{out}");
+        assert_eq!(out.matches("# text: ").count(), 1);
+    }
+
+    #[test]
+    fn ctrl_c_stops_a_text() {
+        let out = with_micro(1 << 20, "A\n\x03");
+        assert!(out.contains("0 tokens, interrupted"), "{out}");
     }
 }

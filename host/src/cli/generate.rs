@@ -1,7 +1,8 @@
 //! `gptrickle generate`: a prompt in, text out, token by token.
 
+use std::convert::Infallible;
 use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,28 +10,28 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bytesize::ByteSize;
-use gptrickle_core::arena::{ALIGN, Arena};
+use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Options, Plan, Session, StopReason};
 use gptrickle_core::sampler::Params;
-use gptrickle_core::tokenizer::{Control, Flow, TextStream, Token};
+use gptrickle_core::tokenizer::{Control, Flow, MAX_STOP, TextStream, Token};
 use serde::Serialize;
 
-use super::model::{MemoryArgs, ModelArgs, Opened};
-use super::{advance, progress};
+use super::model::{self, MemoryArgs, ModelArgs, Opened};
+use super::{advance, note, progress, text_or_stdin};
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
-  gptrickle generate \"The cat\" --temperature 0 -n 20              the likeliest tokens
-  gptrickle generate -m gpt2.Q4_0.gguf --prompt-file story.txt --stop \"THE END\" --stats
-  echo -n \"Hello\" | gptrickle generate - --json                   one object a line
+  gptrickle generate \"The cat\" --temperature 0 -n 20     the likeliest tokens
+  gptrickle generate -m gpt2.Q4_0.gguf --prompt-file a.txt --stop END --stats
+  echo -n \"Hello\" | gptrickle generate - --json          one object a line
 
-The same model, prompt, options and seed give the same text, on every machine and board.";
+The same model, prompt, options and seed give the same text everywhere.";
 
 /// Write text: continues a prompt, token by token
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Text to continue; "-" reads it from standard input
+    /// Text to continue; "-" reads it from standard input, none lets the model begin
     #[arg(value_name = "PROMPT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
 
@@ -49,7 +50,8 @@ pub(super) struct Args {
     memory: MemoryArgs,
 
     /// Divides the logits: below 1 is bolder in what is likely, above 1 in what is not; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = Params::default().temperature)]
+    #[arg(long, value_name = "T", default_value_t = Params::default().temperature, allow_negative_numbers = true)]
+    #[arg(value_parser = control(|params, x| params.temperature = x))]
     temperature: f32,
 
     /// Chooses among the K likeliest tokens; 0 among all
@@ -57,15 +59,18 @@ pub(super) struct Args {
     top_k: usize,
 
     /// Chooses among the fewest tokens whose probabilities reach P
-    #[arg(long, value_name = "P", default_value_t = Params::default().top_p)]
+    #[arg(long, value_name = "P", default_value_t = Params::default().top_p, allow_negative_numbers = true)]
+    #[arg(value_parser = control(|params, x| params.top_p = x))]
     top_p: f32,
 
     /// Chooses among tokens at least P times as probable as the likeliest
-    #[arg(long, value_name = "P", default_value_t = Params::default().min_p)]
+    #[arg(long, value_name = "P", default_value_t = Params::default().min_p, allow_negative_numbers = true)]
+    #[arg(value_parser = control(|params, x| params.min_p = x))]
     min_p: f32,
 
     /// Makes tokens of the window less likely; 1 is off
-    #[arg(long, value_name = "X", default_value_t = Params::default().repetition_penalty)]
+    #[arg(long, value_name = "X", default_value_t = Params::default().repetition_penalty, allow_negative_numbers = true)]
+    #[arg(value_parser = control(|params, x| params.repetition_penalty = x))]
     repetition_penalty: f32,
 
     /// How many of the last tokens the penalty looks at
@@ -77,7 +82,7 @@ pub(super) struct Args {
     seed: u64,
 
     /// Ends the text before this string; may be given several times
-    #[arg(long, value_name = "STR")]
+    #[arg(long, value_name = "STR", value_parser = stop_string)]
     stop: Vec<String>,
 
     /// Takes <|endoftext|> and other control tokens in the prompt as tokens, not as text
@@ -97,11 +102,28 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// Reads a control of the sampler and checks it against the core's range.
+fn control(set: fn(&mut Params, f32)) -> impl Fn(&str) -> Result<f32, String> + Clone {
+    move |text| {
+        let value = text.parse().map_err(|_| "it must be a number".to_owned())?;
+        let mut params = Params::default();
+        set(&mut params, value);
+        params.check().map(|()| value).map_err(|error| error.to_string())
+    }
+}
+
+fn stop_string(text: &str) -> Result<String, String> {
+    match TextStream::new(&[text]) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("it has {} bytes, and must have 1 to {MAX_STOP}", text.len())),
+    }
+}
+
 /// A token, as `--json` prints it.
 #[derive(Serialize)]
-struct TokenLine<'a> {
+struct TokenLine {
     token: u32,
-    text: &'a str,
+    text: String,
 }
 
 /// The last line of `--json`; `--stats` prints the same figures.
@@ -125,20 +147,13 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let prompt = args.prompt()?;
     let mut opened = args.model.open()?;
-    let options = args.options(&opened);
-    let name = opened.name.clone();
-    let plan = Plan::new(&opened.model, &options);
-    let total = plan.total();
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(total.saturating_add(ALIGN)).with_context(|| {
-        format!("{} of memory are needed: use a smaller --context, --batch or --kv", ByteSize::b(total as u64))
-    })?;
-    memory.resize(total + ALIGN, 0);
+    let options = args.options(&opened)?;
+    let mut memory = model::memory(Plan::new(&opened.model, &options).total())?;
     let mut arena = Arena::new(&mut memory);
-    let mut session = Session::new(&opened.model, &options, &mut opened.src, &mut arena).context(name.clone())?;
+    let mut session =
+        Session::new(&opened.model, &options, &mut opened.src, &mut arena).with_context(|| opened.name.clone())?;
     session.limit(args.max_new_tokens);
     session.hash_logits(args.logits_hash);
-    describe(&opened, &options, arena.used());
 
     ctrlc::set_handler(|| {
         // The first ends the text where it is, the second the process.
@@ -149,19 +164,19 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     .context("cannot listen for Ctrl-C")?;
 
     let control = if args.special { Control::Recognise } else { Control::Ignore };
-    let prompt_tokens = session.push_text(&mut opened.src, &prompt, control).context(name.clone())?;
-    if io::stdout().is_terminal() && io::stderr().is_terminal() && !args.json {
-        eprint!("\x1b[1m{}\x1b[0m", String::from_utf8_lossy(&prompt));
-    }
-    let summary = write(&args, &mut opened, &mut session, prompt_tokens, arena.used()).context(name)?;
+    let mut tokens: Vec<Token> = session.tokenizer().vocabulary().prefix().into_iter().collect();
+    tokens.extend(model::encode(session.tokenizer(), &mut opened.src, &prompt, control)?);
+    session.push(&tokens)?;
+    describe(&opened, &options, arena.used());
+    let summary = write(&args, &mut opened, &mut session, &prompt, arena.used())?;
     if args.json {
-        println(&serde_json::to_string(&summary)?)?;
+        print(&(serde_json::to_string(&summary)? + "\n"))?;
     }
     if args.stats {
         summary.print();
     }
     if let Some(hash) = summary.logits_hash.filter(|_| !args.json) {
-        eprintln!("logits hash {hash}");
+        note(format_args!("logits hash     {hash}"));
     }
     let interrupted = session.stop_reason() == Some(StopReason::Interrupted);
     Ok(if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
@@ -172,34 +187,36 @@ fn write(
     args: &Args,
     opened: &mut Opened,
     session: &mut Session,
-    prompt_tokens: usize,
+    prompt: &[u8],
     arena_bytes: usize,
 ) -> anyhow::Result<Summary> {
-    let src = &mut opened.src;
+    let (src, name) = (&mut opened.src, &opened.name);
     let start = Instant::now();
+    let prompt_tokens = session.tokens().len();
     let bar = progress(prompt_tokens, "reading the prompt");
-    // The last pass is left to `next`, which computes the first token's logits from it.
-    loop {
-        let left = session.pass(src)?;
+    let mut left = prompt_tokens;
+    while left > 0 && !stop_if_interrupted(session) {
+        left = session.pass(src).with_context(|| name.clone())?;
         advance(&bar, prompt_tokens - left);
-        if left == 0 || stop_if_interrupted(session) {
-            break;
-        }
     }
     bar.finish_and_clear();
     let prefill = start.elapsed();
+    if io::stdout().is_terminal() && io::stderr().is_terminal() && !args.json {
+        let [bold, plain] = if no_color() { ["", ""] } else { ["\x1b[1m", "\x1b[0m"] };
+        let _ = write!(io::stderr(), "{bold}{}{plain}", String::from_utf8_lossy(prompt));
+    }
 
     let stops: Vec<&str> = args.stop.iter().map(String::as_str).collect();
     let mut stream = TextStream::new(&stops)?;
     let mut bytes = vec![0; session.tokenizer().vocabulary().max_token_bytes()];
-    let mut ends_line = false;
+    let mut output = Output { json: args.json, waiting: None, ends_line: false };
     let mut new_tokens = 0usize;
     // The first token comes from the prompt's own pass: what a token costs is told by those after it.
     let mut decode_start = Instant::now();
-    let (mut passes, mut bytes_read) = (0, 0);
+    let (mut passes, mut bytes_read) = (0usize, 0);
     while !stop_if_interrupted(session) {
         let before = src.bytes();
-        let token = session.next(src)?;
+        let token = session.next(src).with_context(|| name.clone())?;
         let read = src.bytes() - before;
         if new_tokens > 0 && read > 0 {
             (passes, bytes_read) = (passes + 1, bytes_read + read);
@@ -211,56 +228,95 @@ fn write(
         }
         let len = session.tokenizer().decode(src, token, Control::Ignore, &mut bytes)?;
         let mut text = String::new();
-        let flow = stream.push(&bytes[..len], |part| {
+        let Ok(flow) = stream.push(&bytes[..len], |part| {
             text.push_str(part);
-            Ok::<(), io::Error>(())
-        })?;
-        show(args, Some(token), &text, &mut ends_line)?;
+            Ok::<(), Infallible>(())
+        });
+        output.token(token, text, held_back(stream.clone()).is_empty())?;
         if let Flow::Stopped { .. } = flow {
             session.stop(StopReason::StopString);
             break;
         }
     }
     let decode = decode_start.elapsed();
-    let mut rest = String::new();
-    stream.finish(|part| {
-        rest.push_str(part);
-        Ok::<(), io::Error>(())
-    })?;
-    show(args, None, &rest, &mut ends_line)?;
-    if !args.json && !ends_line {
-        println("")?;
-    }
+    output.finish(&held_back(stream))?;
     let per_s = |n: usize, seconds: f64| if n > 0 && seconds > 0.0 { n as f64 / seconds } else { 0.0 };
     Ok(Summary {
         stop: session.stop_reason().map_or("", StopReason::name),
         prompt_tokens,
         new_tokens,
-        prefill_tokens_per_s: per_s(prompt_tokens, prefill.as_secs_f64()),
-        decode_tokens_per_s: per_s(new_tokens.saturating_sub(1), decode.as_secs_f64()),
-        bytes_per_token: bytes_read.checked_div(passes).unwrap_or(0),
+        prefill_tokens_per_s: per_s(prompt_tokens - left, prefill.as_secs_f64()),
+        decode_tokens_per_s: per_s(passes, decode.as_secs_f64()),
+        bytes_per_token: bytes_read.checked_div(passes as u64).unwrap_or(0),
         arena_bytes,
         kernel: "generic",
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
     })
 }
 
-/// Puts a token's text out at once, as it is or as a JSON line.
-fn show(args: &Args, token: Option<Token>, text: &str, ends_line: &mut bool) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match token {
-        Some(Token(token)) if args.json => writeln!(out, "{}", serde_json::to_string(&TokenLine { token, text })?)?,
-        _ if args.json => {}
-        _ => out.write_all(text.as_bytes())?,
-    }
-    if !text.is_empty() {
-        *ends_line = text.ends_with('\n');
-    }
-    Ok(out.flush()?)
+/// What is shown if the text ends here.
+fn held_back(stream: TextStream) -> String {
+    let mut text = String::new();
+    let Ok(_) = stream.finish(|part| {
+        text.push_str(part);
+        Ok::<(), Infallible>(())
+    });
+    text
 }
 
-fn println(line: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
+/// Where the text goes, as it is or as JSON lines, at once.
+struct Output {
+    json: bool,
+    /// A token of which some text is held back: its line waits, as that text is its own if the text ends here.
+    waiting: Option<TokenLine>,
+    ends_line: bool,
+}
+
+impl Output {
+    /// Shows a token and the text that is certain with it; `whole` says that none is held back.
+    fn token(&mut self, Token(token): Token, text: String, whole: bool) -> anyhow::Result<()> {
+        if !self.json {
+            return self.text(&text);
+        }
+        self.line()?;
+        self.waiting = Some(TokenLine { token, text });
+        if whole { self.line() } else { Ok(()) }
+    }
+
+    /// Shows the text that was held back at the end.
+    fn finish(&mut self, rest: &str) -> anyhow::Result<()> {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.text.push_str(rest);
+            return self.line();
+        }
+        self.text(rest)?;
+        if self.json || self.ends_line { Ok(()) } else { self.text("\n") }
+    }
+
+    fn line(&mut self) -> anyhow::Result<()> {
+        match self.waiting.take() {
+            Some(line) => print(&(serde_json::to_string(&line)? + "\n")),
+            None => Ok(()),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> anyhow::Result<()> {
+        if !text.is_empty() {
+            self.ends_line = text.ends_with('\n');
+        }
+        print(text)
+    }
+}
+
+/// Writes to standard output, and waits for nothing.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Whether <https://no-color.org> asks for plain text.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn stop_if_interrupted(session: &mut Session) -> bool {
@@ -273,7 +329,7 @@ fn stop_if_interrupted(session: &mut Session) -> bool {
 
 fn describe(opened: &Opened, options: &Options, arena_bytes: usize) {
     let config = &opened.model.header.config;
-    eprintln!(
+    note(format_args!(
         "{}: GPT-2, {} layers, {} heads, {} wide, {} tokens; context {} of {}, {} of memory",
         opened.name,
         config.n_layer,
@@ -283,26 +339,21 @@ fn describe(opened: &Opened, options: &Options, arena_bytes: usize) {
         options.state.context,
         config.n_ctx,
         ByteSize::b(arena_bytes as u64),
-    );
+    ));
 }
 
 impl Args {
     fn prompt(&self) -> anyhow::Result<Vec<u8>> {
         match (&self.prompt, &self.prompt_file) {
-            (Some(dash), _) if dash == "-" => {
-                let mut prompt = Vec::new();
-                io::stdin().read_to_end(&mut prompt).context("cannot read the prompt from standard input")?;
-                Ok(prompt)
-            }
-            (Some(prompt), _) => Ok(prompt.clone().into_bytes()),
+            (Some(text), _) => text_or_stdin(text),
             (None, Some(path)) => fs::read(path).with_context(|| format!("cannot read {}", path.display())),
             (None, None) => Ok(Vec::new()),
         }
     }
 
-    fn options(&self, opened: &Opened) -> Options {
-        Options {
-            state: self.memory.options(&opened.model.header.config),
+    fn options(&self, opened: &Opened) -> anyhow::Result<Options> {
+        Ok(Options {
+            state: self.memory.options(&opened.model.header.config)?,
             sampling: Params {
                 temperature: self.temperature,
                 top_k: self.top_k,
@@ -312,17 +363,17 @@ impl Args {
                 repetition_window: self.repetition_window,
             },
             seed: self.seed,
-        }
+        })
     }
 }
 
 impl Summary {
     fn print(&self) {
-        eprintln!("stop            {}", self.stop);
-        eprintln!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s);
-        eprintln!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s);
-        eprintln!("read per token  {} bytes", self.bytes_per_token);
-        eprintln!("arena           {} bytes", self.arena_bytes);
-        eprintln!("kernel          {}", self.kernel);
+        note(format_args!("stop            {}", self.stop));
+        note(format_args!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s));
+        note(format_args!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s));
+        note(format_args!("read per token  {} bytes", self.bytes_per_token));
+        note(format_args!("arena           {} bytes", self.arena_bytes));
+        note(format_args!("kernel          {}", self.kernel));
     }
 }

@@ -5,7 +5,6 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bytesize::ByteSize;
 use gptrickle_core::generate::{Model, Options, Plan};
 use gptrickle_core::gguf::{self, Strings, Value};
 use gptrickle_core::gpt2::{self, KvFormat};
@@ -19,7 +18,7 @@ use crate::source::ModelFile;
 
 const EXAMPLES: &str = "Examples:
   gptrickle inspect -m model.gguf
-  gptrickle inspect -m model.gguf --json | jq '.tensors[] | select(.type == \"Q6_K\") | .name'
+  gptrickle inspect -m model.gguf --json | jq '.tensors[] | .name, .type'
 
 Any GGUF file can be inspected; what it takes to run is shown for GPT-2 models.";
 
@@ -235,10 +234,13 @@ impl Report {
         writeln!(out, "  {:>12} head{}", run.head_bytes, if run.tied { ", the token embedding" } else { "" })?;
         writeln!(out, "  {:>12} rows of both embeddings", run.embedding_bytes)?;
         writeln!(out, "Longest row: {} bytes, the least that --buffer may be", run.longest_row_bytes)?;
-        writeln!(out, "\nMemory (batch 1)\n  {:>7}  {:<5} {:>12} {:>12}", "context", "kv", "arena", "of it kv")?;
-        for PlanRow { context, kv, arena_bytes, kv_bytes, .. } in &run.plans {
-            let [arena, of_kv] = [arena_bytes, kv_bytes].map(|&bytes| ByteSize::b(bytes as u64).to_string());
-            writeln!(out, "  {context:>7}  {kv:<5} {arena:>12} {of_kv:>12}")?;
+        writeln!(
+            out,
+            "\nMemory in bytes, batch 1\n  {:>7}  {:<5} {:>12} {:>12} {:>12}",
+            "context", "kv", "arena", "kv cache", "tokenizer"
+        )?;
+        for PlanRow { context, kv, arena_bytes, kv_bytes, tokenizer_bytes, .. } in &run.plans {
+            writeln!(out, "  {context:>7}  {kv:<5} {arena_bytes:>12} {kv_bytes:>12} {tokenizer_bytes:>12}")?;
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! `gptrickle logits`: what the model makes of every position of a text.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -11,20 +11,20 @@ use gptrickle_core::gpt2::{self, Plan, State, Weights};
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 use serde::Serialize;
 
-use super::model::{MemoryArgs, ModelArgs, Opened};
-use super::tokenize::parse_ids;
-use super::{advance, progress};
+use super::model::{self, MemoryArgs, ModelArgs, Opened};
+use super::tokenize::{parse_ids, quoted};
+use super::{advance, progress, text_or_stdin};
 use crate::npy;
 
 const EXAMPLES: &str = "Examples:
-  gptrickle logits \"Once upon a\"                             the ten likeliest next tokens
-  gptrickle logits -m model.gguf --tokens 1,2,3 -o out.npy   numpy.load(\"out.npy\").shape == (3, n_vocab)";
+  gptrickle logits \"Once upon a\"                  the ten likeliest next tokens
+  gptrickle logits --tokens 550,503 -o out.npy    two rows for numpy.load";
 
 /// Show the likeliest next tokens, or write the logits of every position
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Text to run
+    /// Text to run; "-" reads it from standard input
     #[arg(value_name = "TEXT", required_unless_present = "tokens")]
     text: Option<String>,
 
@@ -47,7 +47,7 @@ pub(super) struct Args {
     special: bool,
 
     /// Prints the likeliest tokens as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "output")]
     json: bool,
 }
 
@@ -56,74 +56,75 @@ pub(super) struct Args {
 struct Row {
     token: u32,
     text: String,
+    #[serde(skip)]
+    quoted: String,
     logit: f32,
     probability: f64,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut opened = args.model.open()?;
-    let name = opened.name.clone();
     let mut memory = vec![0; Tokenizer::bytes(&opened.model.vocabulary) + ALIGN];
     let tokenizer = Tokenizer::load(&opened.model.vocabulary, &mut opened.src, &mut Arena::new(&mut memory))
-        .with_context(|| name.clone())?;
+        .with_context(|| opened.name.clone())?;
     let tokens = args.tokens(&mut opened, &tokenizer)?;
     if tokens.is_empty() {
         bail!("the text is empty: there is no position to compute");
     }
-    let last = match &args.output {
-        None => every_position(&args, &mut opened, &tokens, |_| Ok(())).with_context(|| name)?,
-        Some(path) => {
-            let context = || format!("cannot write {}", path.display());
-            // A file appears under its name only when it is whole.
-            let part = path.with_added_extension("part");
-            let mut out = BufWriter::new(File::create(&part).with_context(context)?);
-            let written = npy::write_header(&mut out, tokens.len(), opened.model.header.config.n_vocab)
-                .with_context(context)
-                .and_then(|()| {
-                    every_position(&args, &mut opened, &tokens, |logits| {
-                        npy::write_values(&mut out, logits).with_context(context)
-                    })
-                })
-                .and_then(|last| {
-                    out.flush().with_context(context)?;
-                    std::fs::rename(&part, path).with_context(context)?;
-                    Ok(last)
-                });
-            if written.is_err() {
-                let _ = std::fs::remove_file(&part); // the first error is the one to tell
-            }
-            written?
+    match &args.output {
+        Some(path) => save(path, &args, &mut opened, &tokens)?,
+        None => {
+            let last = every_position(&args, &mut opened, &tokens, |_| Ok(()))?;
+            table(&args, &mut opened, &tokenizer, &last)?;
         }
-    };
-    if args.output.is_none() {
-        table(&args, &mut opened, &tokenizer, &last)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the logits of every position to a file.
+fn save(path: &Path, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyhow::Result<()> {
+    let context = || format!("cannot write {}", path.display());
+    // A file appears under its name only when it is whole; anything else, such as a device, is written to as it is.
+    let replaces = fs::symlink_metadata(path).map_or(true, |metadata| metadata.is_file());
+    let part = if replaces { path.with_added_extension("part") } else { path.to_owned() };
+    let mut out = BufWriter::new(File::create(&part).with_context(context)?);
+    let mut write = |out: &mut BufWriter<File>| {
+        npy::write_header(out, tokens.len(), opened.model.header.config.n_vocab).with_context(context)?;
+        every_position(args, opened, tokens, |logits| npy::write_values(out, logits).with_context(context))?;
+        out.flush().with_context(context)?;
+        if replaces { fs::rename(&part, path).with_context(context) } else { Ok(()) }
+    };
+    let written = write(&mut out);
+    if written.is_err() && replaces {
+        let _ = fs::remove_file(&part); // the first error is the one to tell
+    }
+    written
 }
 
 /// Shows the logits of each position in turn, and returns those of the last.
 fn every_position(
     args: &Args,
     opened: &mut Opened,
-    tokens: &[u32],
+    tokens: &[Token],
     mut show: impl FnMut(&[f32]) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<f32>> {
     let header = &opened.model.header;
-    let mut options = args.memory.options(&header.config);
-    options.context = options.context.min(tokens.len().max(1));
+    let mut options = args.memory.options(&header.config)?;
     if tokens.len() > options.context {
         return Err(gpt2::Error::Full { tokens: tokens.len(), left: options.context }.into());
     }
-    let mut memory = vec![0; Plan::new(&header.config, &options).total() + ALIGN];
+    options.context = tokens.len();
+    options.batch = options.batch.min(tokens.len());
+    let mut memory = model::memory(Plan::new(&header.config, &options).total())?;
     let mut arena = Arena::new(&mut memory);
     let weights = Weights::load(header, &opened.model.file, &mut opened.src, &mut arena)?;
     let mut state = State::new(&header.config, &options, &mut arena)?;
     let n_vocab = header.config.n_vocab;
-    let mut logits = vec![0.0; options.batch.min(tokens.len()) * n_vocab];
+    let mut logits = vec![0.0; options.batch * n_vocab];
     let bar = progress(tokens.len(), "computing logits");
     let mut n = 0;
     for tokens in tokens.chunks(options.batch) {
-        gpt2::forward(&mut opened.src, &weights, &mut state, tokens.iter().copied())?;
+        gpt2::forward(&mut opened.src, &weights, &mut state, tokens.iter().map(|token| token.0))?;
         gpt2::logits(&mut opened.src, &weights, &mut state, 0..tokens.len(), |i, first, values| {
             logits[i * n_vocab + first..][..values.len()].copy_from_slice(values);
         })?;
@@ -147,6 +148,7 @@ fn table(args: &Args, opened: &mut Opened, tokenizer: &Tokenizer, logits: &[f32]
         rows.push(Row {
             token: i as u32,
             text: String::from_utf8_lossy(&bytes[..len]).into_owned(),
+            quoted: quoted(&bytes[..len]),
             logit: logits[i],
             probability: (f64::from(logits[i]) - best).exp() / total,
         });
@@ -157,22 +159,21 @@ fn table(args: &Args, opened: &mut Opened, tokenizer: &Tokenizer, logits: &[f32]
         return Ok(());
     }
     writeln!(out, "{:>6}  {:>9}  {:>11}  text", "token", "logit", "probability")?;
-    for Row { token, text, logit, probability } in rows {
-        writeln!(out, "{token:>6}  {logit:>9.4}  {:>10.2}%  {text:?}", probability * 100.0)?;
+    for Row { token, quoted, logit, probability, .. } in rows {
+        writeln!(out, "{token:>6}  {logit:>9.4}  {:>10.2}%  {quoted}", probability * 100.0)?;
     }
     Ok(())
 }
 
 impl Args {
-    fn tokens(&self, opened: &mut Opened, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+    fn tokens(&self, opened: &mut Opened, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Token>> {
         if let Some(ids) = &self.tokens {
             return parse_ids(ids);
         }
-        let text = self.text.as_deref().unwrap_or("").as_bytes();
+        let text = text_or_stdin(self.text.as_deref().unwrap_or_default())?;
         let control = if self.special { Control::Recognise } else { Control::Ignore };
-        let mut scratch = vec![0; Tokenizer::scratch_len(text.len())];
-        let mut ids = Vec::new();
-        tokenizer.encode_each(&mut opened.src, text, control, &mut scratch, |token| ids.push(token.0))?;
-        Ok(ids)
+        // What `generate` would run.
+        let prefix = tokenizer.vocabulary().prefix();
+        Ok(prefix.into_iter().chain(model::encode(tokenizer, &mut opened.src, &text, control)?).collect())
     }
 }

@@ -7,14 +7,17 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod synth;
 mod tokenize;
 
-use std::io::{self, ErrorKind, IsTerminal};
+use std::fmt::{self, Display};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Text from a stock GPT-2 GGUF file, with the engine that runs on boards without an operating system.
 #[derive(Debug, Parser)]
@@ -26,12 +29,13 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
-  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"Hello, I'm a language model,\" -n 40 --seed 42 --stats
+  gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
+  gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
-Without -m, the demo model that is built into the binary is used: it writes very short, simple stories.";
+Without -m, the built-in demo model is used: it writes short, simple stories.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -39,6 +43,7 @@ enum Verb {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
+    Synth(synth::Args),
 }
 
 /// Runs the command line and says how the process ends.
@@ -48,13 +53,14 @@ pub fn run() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Synth(args) => synth::run(args),
     };
     match result {
         Ok(code) => code,
         // Whoever read our output has seen enough: `gptrickle … | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -65,14 +71,33 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
+/// Writes a line to standard error; where nobody takes it, nothing is lost.
+fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A text of the command line: "-" stands for all of standard input.
+fn text_or_stdin(text: &str) -> anyhow::Result<Vec<u8>> {
+    if text != "-" {
+        return Ok(text.into());
+    }
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+    Ok(bytes)
+}
+
 /// A bar over `len` tokens on standard error; it shows only on a terminal, and only once a second has passed.
 fn progress(len: usize, what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left");
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {rate}, {eta} left");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{:.1} tokens/s", state.per_sec());
+    });
     let bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::stderr());
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+    bar.with_style(style).with_message(what)
 }
 
 /// Moves the bar to `done`, once it is worth showing.
@@ -80,4 +105,16 @@ fn advance(bar: &ProgressBar, done: usize) {
     if bar.elapsed() > Duration::from_secs(1) {
         bar.set_position(done as u64);
     }
+}
+
+/// A bar over `len` bytes on standard error, like [`progress`].
+fn byte_progress(len: u64, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
+    );
+    let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::stderr());
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
 }

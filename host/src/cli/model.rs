@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use gptrickle_core::arena::ALIGN;
 use gptrickle_core::generate::Model;
 use gptrickle_core::gpt2::{Config, KvFormat, Options};
-use gptrickle_core::source::Counting;
+use gptrickle_core::source::{Counting, Source};
+use gptrickle_core::tokenizer::{self, Control, Token, Tokenizer};
 
 use crate::source::{DEMO, ModelFile};
 
@@ -19,12 +21,23 @@ pub(super) struct ModelArgs {
     model: Option<PathBuf>,
 
     /// How the file is read: mapped into memory, or piece by piece into a fixed buffer
-    #[arg(long, value_enum, default_value_t = SourceKind::Mmap)]
+    #[arg(long, value_enum, default_value_t = SourceKind::Mmap, requires_if("file", "model"))]
     source: SourceKind,
 
     /// Size of the buffer of --source file, at least the longest row of any tensor
-    #[arg(long, value_name = "BYTES", default_value = "64KiB")]
-    buffer: ByteSize,
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = buffer_bytes)]
+    buffer: usize,
+}
+
+/// Reads a size such as 64KiB; a name or a number of the header must fit, whatever the model.
+fn buffer_bytes(size: &str) -> Result<usize, String> {
+    const LEAST: u64 = 64;
+    let size: ByteSize = size.parse().map_err(|_| "it must be a size such as 65536 or 64KiB".to_owned())?;
+    match usize::try_from(size.as_u64()) {
+        Ok(bytes) if size.as_u64() >= LEAST => Ok(bytes),
+        Ok(_) => Err(format!("it must be at least {LEAST}")),
+        Err(_) => Err("it is more than this machine can address".to_owned()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,6 +62,10 @@ impl ModelArgs {
         let mut src = Counting::new(self.file()?);
         let name = self.name();
         let model = Model::open(&mut src).with_context(|| name.clone())?;
+        let (needed, have) = (model.header.longest_row, src.max_chunk());
+        if needed > have {
+            bail!("{name}: the longest row has {needed} bytes, the buffer {have}: use --buffer {needed} or more");
+        }
         Ok(Opened { src, model, name })
     }
 
@@ -63,12 +80,9 @@ impl ModelArgs {
     /// Opens the file, whatever is in it.
     pub(super) fn file(&self) -> anyhow::Result<ModelFile> {
         Ok(match (&self.model, self.source) {
-            (None, SourceKind::Mmap) => ModelFile::BuiltIn(DEMO),
-            (None, SourceKind::File) => bail!("--source file reads a file: name one with -m FILE"),
+            (None, _) => ModelFile::BuiltIn(DEMO),
             (Some(path), SourceKind::Mmap) => ModelFile::map(path)?,
-            (Some(path), SourceKind::File) => {
-                ModelFile::reads(path, usize::try_from(self.buffer.as_u64()).context("--buffer is too large")?)?
-            }
+            (Some(path), SourceKind::File) => ModelFile::reads(path, self.buffer)?,
         })
     }
 }
@@ -99,12 +113,42 @@ enum Kv {
 
 impl MemoryArgs {
     /// The core's options for a model of this shape.
-    pub(super) fn options(&self, config: &Config) -> Options {
+    ///
+    /// No pass has more positions than the context, so a batch beyond it costs no memory.
+    pub(super) fn options(&self, config: &Config) -> anyhow::Result<Options> {
         let kv = match self.kv {
             Kv::F32 => KvFormat::F32,
             Kv::F16 => KvFormat::F16,
             Kv::Q8_0 => KvFormat::Q8_0,
         };
-        Options { context: self.context.unwrap_or(config.n_ctx), batch: self.batch.into(), kv }
+        let context = self.context.unwrap_or(config.n_ctx);
+        if context == 0 || context > config.n_ctx {
+            bail!("--context {context} cannot be had: this model has 1 to {} positions", config.n_ctx);
+        }
+        Ok(Options { context, batch: usize::from(self.batch).min(context), kv })
     }
+}
+
+/// Memory for an arena of `bytes`.
+pub(super) fn memory(bytes: usize) -> anyhow::Result<Vec<u8>> {
+    let bytes = bytes.saturating_add(ALIGN);
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes).with_context(|| {
+        format!("{} of memory are needed: use a smaller --context, --batch or --kv", ByteSize::b(bytes as u64))
+    })?;
+    memory.resize(bytes, 0);
+    Ok(memory)
+}
+
+/// The tokens of `text`, with memory for words of any length; none in front or behind.
+pub(super) fn encode(
+    tokenizer: &Tokenizer,
+    src: &mut impl Source,
+    text: &[u8],
+    control: Control,
+) -> Result<Vec<Token>, tokenizer::Error> {
+    let mut scratch = vec![0; Tokenizer::scratch_len(text.len())];
+    let mut tokens = Vec::new();
+    tokenizer.encode_each(src, text, control, &mut scratch, |token| tokens.push(token))?;
+    Ok(tokens)
 }

@@ -1,18 +1,19 @@
 //! `gptrickle tokenize`: text to token ids, and back.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 
-use super::model::{ModelArgs, Opened};
+use super::model::{self, ModelArgs, Opened};
+use super::text_or_stdin;
 
 const EXAMPLES: &str = "Examples:
-  gptrickle tokenize \"Hello world\"                 an id and its text a line
+  gptrickle tokenize \"Hello world\"                  an id and its text a line
   gptrickle tokenize --json - < story.txt           all ids as one array
-  gptrickle tokenize --decode 15496 995             text again
+  gptrickle tokenize --decode 550 503 258           text again
   gptrickle tokenize --json - < a | gptrickle tokenize --decode -";
 
 /// Show the tokens of a text, or the text of tokens
@@ -40,11 +41,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut text = args.text.join(" ").into_bytes();
-    if text == b"-" {
-        text.clear();
-        io::stdin().read_to_end(&mut text).context("cannot read standard input")?;
-    }
+    let text = text_or_stdin(&args.text.join(" "))?;
     let mut opened = args.model.open()?;
     let mut memory = vec![0; Tokenizer::bytes(&opened.model.vocabulary) + ALIGN];
     let tokenizer = Tokenizer::load(&opened.model.vocabulary, &mut opened.src, &mut Arena::new(&mut memory))
@@ -65,20 +62,15 @@ fn encode(
     control: Control,
     text: &[u8],
 ) -> anyhow::Result<()> {
-    let mut scratch = vec![0; Tokenizer::scratch_len(text.len())];
-    let mut ids = Vec::new();
-    tokenizer.encode_each(&mut opened.src, text, control, &mut scratch, |token| ids.push(token.0))?;
+    let tokens = model::encode(tokenizer, &mut opened.src, text, control)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&ids)?)?;
+        writeln!(out, "{}", serde_json::to_string(&tokens.iter().map(|token| token.0).collect::<Vec<_>>())?)?;
     } else {
         let mut bytes = vec![0; opened.model.vocabulary.max_token_bytes()];
-        for id in ids {
-            let len = tokenizer.decode(&mut opened.src, Token(id), Control::Recognise, &mut bytes)?;
-            match std::str::from_utf8(&bytes[..len]) {
-                Ok(text) => writeln!(out, "{id}\t{text:?}")?,
-                Err(_) => writeln!(out, "{id}\tb\"{}\"", bytes[..len].escape_ascii())?, // a part of a character
-            }
+        for token in tokens {
+            let len = tokenizer.decode(&mut opened.src, token, Control::Recognise, &mut bytes)?;
+            writeln!(out, "{token}\t{}", quoted(&bytes[..len]))?;
         }
     }
     Ok(out.flush()?)
@@ -94,8 +86,8 @@ fn decode(
     let text = std::str::from_utf8(text).context("the ids are no text")?;
     let mut bytes = vec![0; opened.model.vocabulary.max_token_bytes()];
     let mut decoded = Vec::new();
-    for id in parse_ids(text)? {
-        let len = tokenizer.decode(&mut opened.src, Token(id), control, &mut bytes)?;
+    for token in parse_ids(text)? {
+        let len = tokenizer.decode(&mut opened.src, token, control, &mut bytes)?;
         decoded.extend_from_slice(&bytes[..len]);
     }
     let mut out = io::stdout().lock();
@@ -103,15 +95,26 @@ fn decode(
         writeln!(out, "{}", serde_json::to_string(&String::from_utf8_lossy(&decoded))?)?;
     } else {
         out.write_all(&decoded)?;
+        if out.is_terminal() {
+            writeln!(out)?; // the shell's prompt; a file or a pipe gets the very bytes
+        }
     }
     Ok(out.flush()?)
 }
 
+/// The bytes of a token for people: as text, or as bytes where they are a part of a character.
+pub(super) fn quoted(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => format!("{text:?}"),
+        Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
+    }
+}
+
 /// Reads token ids: whole numbers, with spaces, commas or brackets between them.
-pub(super) fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {
+pub(super) fn parse_ids(text: &str) -> anyhow::Result<Vec<Token>> {
     let words = text.split(|c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']')).filter(|word| !word.is_empty());
-    let ids: Vec<u32> = words
-        .map(|word| word.parse().with_context(|| format!("\"{word}\" is no token id")))
+    let ids: Vec<Token> = words
+        .map(|word| word.parse().map(Token).with_context(|| format!("\"{word}\" is no token id")))
         .collect::<Result<_, _>>()?;
     if ids.is_empty() {
         bail!("there are no token ids: give them as 1,2,3");

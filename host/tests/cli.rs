@@ -1,0 +1,615 @@
+//! The command line from end to end: what goes where, which code it ends with, and what it says when it cannot.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use gptrickle_core::gpt2::KvFormat;
+use gptrickle_tests::gguf_writer::Writer;
+use gptrickle_tests::{logits, npy, token_ids, vectors};
+use serde_json::Value;
+
+const MICRO: &str = "micro/micro-Q8_0.gguf";
+/// Vector models of one, two and three tensor types, tied and untied.
+const MODELS: [&str; 4] =
+    [MICRO, "micro/micro-f16.gguf", "tiny512/tiny512-Q4_K_M.gguf", "tiny512-untied/tiny512-untied-Q2_K.gguf"];
+
+/// How a run ended, and what it said.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Run {
+    /// Standard output of a run that was asked for something it can do.
+    fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        String::from_utf8(self.out).unwrap()
+    }
+
+    fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+
+    fn lines(self) -> Vec<Value> {
+        self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// One line on standard error that has all of `words`, and nothing else anywhere.
+    fn fails(self, words: &[&str]) {
+        assert_eq!((self.code, &self.out[..]), (Some(1), &b""[..]), "{}", self.err);
+        assert_eq!(self.err.lines().count(), 1, "{}", self.err);
+        let known = self.err.starts_with("error: ") && words.iter().all(|word| self.err.contains(word));
+        assert!(known, "{words:?}: {}", self.err);
+    }
+
+    /// The command line's own complaint.
+    fn misuse(self, words: &[&str]) {
+        assert_eq!((self.code, &self.out[..]), (Some(2), &b""[..]), "{}", self.err);
+        let known = self.err.starts_with("error: ") && words.iter().all(|word| self.err.contains(word));
+        assert!(known, "{words:?}: {}", self.err);
+    }
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gptrickle"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(args: &[&str]) -> Run {
+    end(command(args).spawn().unwrap())
+}
+
+fn run_with_stdin(args: &[&str], stdin: &[u8]) -> Run {
+    let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+    let (mut pipe, stdin) = (child.stdin.take().unwrap(), stdin.to_owned());
+    let writer = std::thread::spawn(move || pipe.write_all(&stdin));
+    let run = end(child);
+    writer.join().unwrap().unwrap();
+    run
+}
+
+fn end(child: Child) -> Run {
+    let output = child.wait_with_output().unwrap();
+    Run { code: output.status.code(), out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
+}
+
+/// A file of the reference vectors.
+fn vector(name: &str) -> String {
+    text(&vectors().join(name)).to_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// An empty folder for a test, removed with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        text(&self.0.join(name)).to_owned()
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        fs::write(self.0.join(name), bytes).unwrap();
+        self.path(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The id of a tensor's type in the header of a GGUF file, where it lies.
+fn type_at(file: &[u8], tensor: &str) -> usize {
+    let at = file.windows(tensor.len()).position(|name| name == tensor.as_bytes()).unwrap() + tensor.len();
+    let n_dims = u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    at + 4 + 8 * n_dims as usize
+}
+
+#[test]
+fn text_goes_to_stdout_and_all_else_to_stderr() {
+    let plain = run(&["generate", "Once upon a time", "-n", "12", "--stats", "--logits-hash"]);
+    assert_eq!(plain.err.lines().count(), 8, "{}", plain.err);
+    assert!(plain.err.starts_with("the built-in model: GPT-2, "));
+    for figure in
+        ["stop            max_tokens", "prompt          4 tokens, ", "new             12 tokens, ", "logits hash     "]
+    {
+        assert!(plain.err.contains(figure), "no {figure} in {}", plain.err);
+    }
+    let text = plain.ok();
+    assert!(text.ends_with('\n') && text.split_whitespace().count() > 5, "{text}");
+    assert!(!text.contains("Once upon a time") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn help_and_version_are_results() {
+    for args in [&["--help"][..], &["generate", "--help"], &["tokenize", "-h"], &["logits", "-h"], &["inspect", "-h"]] {
+        assert!(run(args).ok().contains("Examples:\n  gptrickle "));
+    }
+    assert!(run(&["--version"]).ok().starts_with("gptrickle "));
+}
+
+#[test]
+fn json_lines_are_tokens_and_a_summary() {
+    let lines = run(&["generate", "Once upon a time", "-n", "12", "--json"]).lines();
+    let (summary, tokens) = lines.split_last().unwrap();
+    assert_eq!(tokens.len(), 12);
+    for line in tokens {
+        let line = line.as_object().unwrap();
+        assert_eq!(line.keys().collect::<Vec<_>>(), ["text", "token"]);
+        assert!(line["token"].is_u64() && line["text"].is_string());
+    }
+    let keys: Vec<&String> = summary.as_object().unwrap().keys().collect();
+    let expected = [
+        "arena_bytes",
+        "bytes_per_token",
+        "decode_tokens_per_s",
+        "kernel",
+        "new_tokens",
+        "prefill_tokens_per_s",
+        "prompt_tokens",
+        "stop",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!((&summary["prompt_tokens"], &summary["new_tokens"]), (&4.into(), &12.into()));
+    assert!(summary["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
+
+    let lines = run(&["generate", "Once upon a time", "-n", "12", "--json", "--logits-hash"]).lines();
+    assert_eq!(lines.last().unwrap()["logits_hash"].as_str().map(str::len), Some(16));
+    let ids: Vec<String> = lines[..12].iter().map(|line| line["token"].to_string()).collect();
+    let texts: String = lines[..12].iter().map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(run(&["tokenize", "--decode", &ids.join(",")]).ok(), texts);
+}
+
+#[test]
+fn json_texts_are_the_plain_text() {
+    let model = vector(MICRO);
+    let (mut split, mut cut) = (0, 0);
+    for seed in 0..24 {
+        let (seed, stop) = (seed.to_string(), ["--stop", "ab", "--stop", "#!"]);
+        let args = ["generate", "-m", &model, "ab", "-n", "28", "--temperature", "9", "--top-k", "0", "--seed", &seed];
+        // A model of raw bytes at random: never half a character, whatever it says.
+        let plain = run(&[&args[..], &stop].concat()).ok();
+        let lines = run(&[&args[..], &stop, &["--json"]].concat()).lines();
+        let texts: Vec<&str> = lines.iter().filter_map(|line| line["text"].as_str()).collect();
+        assert_eq!(texts.concat(), plain.strip_suffix('\n').unwrap(), "seed {seed}");
+        assert_eq!(texts.len(), lines.len() - 1);
+        split += plain.chars().filter(|&c| !c.is_ascii() && c != '\u{fffd}').count();
+        cut += usize::from(lines.last().unwrap()["stop"] == "max_tokens" && plain.ends_with("\u{fffd}\n"));
+    }
+    assert!(split > 0 && cut > 0, "no character of two tokens, or none cut off: {split}, {cut}");
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let args = ["generate", "Once upon a time", "-n", "60"];
+    let whole = run(&args).ok();
+    let lines = run(&[&args[..], &["--stop", " little", "--stop", "never to be met", "--json"]].concat()).lines();
+    let stopped = run(&[&args[..], &["--stop", " little"]].concat()).ok();
+    assert_eq!(stopped, whole.split_once(" little").unwrap().0.to_owned() + "\n");
+    assert_eq!(lines.last().unwrap()["stop"], "stop_string");
+    let texts: String = lines.iter().filter_map(|line| line["text"].as_str()).collect();
+    assert_eq!(texts + "\n", stopped);
+}
+
+#[test]
+fn a_text_ends_where_it_must() {
+    let model = vector(MICRO);
+    let end = |args: &[&str]| {
+        let mut lines = run(&[&["generate", "-m", &model, "--json"], args].concat()).lines();
+        let summary = lines.pop().unwrap();
+        (summary["stop"].as_str().unwrap().to_owned(), summary["new_tokens"].as_u64().unwrap(), lines)
+    };
+    let (stop, n, _) = end(&["abcdef", "--temperature", "9"]);
+    assert_eq!((&stop[..], n), ("context", 26));
+    let (stop, n, lines) = end(&["abcdef", "--context", "6"]);
+    assert_eq!((&stop[..], n, lines.len()), ("context", 0, 0));
+    let (stop, n, lines) = end(&["abcdef", "-n", "0"]);
+    assert_eq!((&stop[..], n, lines.len()), ("max_tokens", 0, 0));
+    // Without a prompt it starts from the token that begins a text.
+    assert_eq!(end(&["-n", "3"]), end(&["", "-n", "3"]));
+}
+
+#[test]
+fn the_seed_makes_the_text() {
+    let story = |seed: &str| run(&["generate", "Once upon a time", "-n", "40", "--seed", seed]).ok();
+    assert_eq!(story("7"), story("7"));
+    assert_ne!(story("7"), story("8"));
+}
+
+#[test]
+fn a_prompt_comes_from_an_argument_a_file_or_stdin() {
+    let folder = Folder::new("prompts");
+    let argument = run(&["generate", "Once upon a time", "-n", "9"]).ok();
+    let file = folder.file("prompt", b"Once upon a time");
+    assert_eq!(run(&["generate", "--prompt-file", &file, "-n", "9"]).ok(), argument);
+    assert_eq!(run_with_stdin(&["generate", "-", "-n", "9"], b"Once upon a time").ok(), argument);
+    // Bytes that are no text are tokens all the same.
+    let bytes = folder.file("bytes", b"caf\xe9 \xff\xc3");
+    let lines = run(&["generate", "--prompt-file", &bytes, "-n", "2", "--json"]).lines();
+    let ids = run_with_stdin(&["tokenize", "--json", "-"], b"caf\xe9 \xff\xc3").json();
+    assert_eq!(lines.last().unwrap()["prompt_tokens"], ids.as_array().unwrap().len());
+    run(&["generate", "x", "--prompt-file", &file]).misuse(&["cannot be used with"]);
+    run(&["generate", "--prompt-file", &folder.path("none")]).fails(&["cannot read", "none", "No such file"]);
+    run(&["generate", "--prompt-file", text(&folder.0)]).fails(&["cannot read", "directory"]);
+}
+
+#[test]
+fn a_word_may_be_longer_than_a_board_could_split() {
+    // One piece of 400 letters: a session of batch 1 has scratch for 256.
+    let word = "na".repeat(200);
+    assert!(run(&["generate", &word, "--batch", "1", "-n", "1"]).ok().ends_with('\n'));
+}
+
+#[test]
+fn special_tokens_are_text_unless_asked_for() {
+    let prompt_tokens = |args: &[&str]| {
+        let args = [&["generate", "a<|endoftext|>b", "-n", "1", "--json"], args].concat();
+        run(&args).lines().last().unwrap()["prompt_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(prompt_tokens(&["--special"]), 3);
+    assert!(prompt_tokens(&[]) > 3);
+    let ids = run(&["tokenize", "--special", "--json", "<|endoftext|>"]).ok();
+    assert_eq!(run(&["tokenize", "--special", "--decode", &ids]).ok(), "<|endoftext|>");
+    assert_eq!(run(&["tokenize", "--decode", &ids]).ok(), "");
+}
+
+#[test]
+fn every_source_gives_the_same_text_for_the_bytes_that_inspect_tells() {
+    for model in MODELS.map(vector) {
+        let told = run(&["inspect", "-m", &model, "--json"]).json()["run"]["bytes_per_token"].as_u64().unwrap();
+        let args = ["generate", "-m", &model, "the and", "-n", "12", "--stats", "--temperature", "2", "--logits-hash"];
+        let mapped = run(&args);
+        let read = run(&[&args[..], &["--source", "file", "--buffer", "32KiB"]].concat());
+        for run in [&mapped, &read] {
+            assert!(run.err.contains(&format!("\nread per token  {told} bytes\n")), "{told} in {model}? {}", run.err);
+        }
+        let hash = |run: &Run| run.err.lines().last().unwrap().to_owned();
+        assert_eq!(hash(&mapped), hash(&read));
+        assert_eq!(mapped.ok(), read.ok(), "{model}");
+    }
+}
+
+#[test]
+fn the_batch_changes_no_bit() {
+    let folder = Folder::new("batch");
+    for model in MODELS.map(vector) {
+        let text = |batch| run(&["generate", "-m", &model, "a cat and the dog", "-n", "8", "--batch", batch]).ok();
+        assert_eq!(text("1"), text("32"), "{model}");
+        let array = |batch| {
+            let path = folder.path(batch);
+            assert_eq!(run(&["logits", "-m", &model, "a cat and the dog", "--batch", batch, "-o", &path]).ok(), "");
+            fs::read(path).unwrap()
+        };
+        assert!(array("1") == array("32"), "{model}");
+    }
+}
+
+#[test]
+fn logits_are_the_cores_in_a_numpy_file() {
+    let folder = Folder::new("logits");
+    for model in ["micro/micro-Q8_0.gguf", "tiny512/tiny512-Q4_K_M.gguf"] {
+        let ids = token_ids(&vectors().join(model).with_file_name("ref/tokens.txt"));
+        let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let path = folder.path("out.npy");
+        for kv in ["f32", "q8_0"] {
+            assert_eq!(run(&["logits", "-m", &vector(model), "--tokens", &list, "--kv", kv, "-o", &path]).ok(), "");
+            let format = if kv == "f32" { KvFormat::F32 } else { KvFormat::Q8_0 };
+            let file = fs::read(vector(model)).unwrap();
+            let array = npy::read(Path::new(&path));
+            assert_eq!(array.shape.0, ids.len());
+            assert!(array.data == logits(&mut &file[..], &ids, 32, format).unwrap(), "{model} {kv}");
+        }
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "the part of a file is left");
+    }
+}
+
+#[test]
+fn logits_show_the_ten_likeliest_tokens() {
+    let rows = run(&["logits", "Once upon a", "--json"]).json();
+    let rows = rows.as_array().unwrap();
+    assert_eq!((rows.len(), &rows[0]["text"]), (10, &" time".into()));
+    assert!(rows.is_sorted_by(|a, b| a["logit"].as_f64() >= b["logit"].as_f64()));
+    let table = run(&["logits", "Once upon a"]).ok();
+    assert_eq!((table.lines().count(), table.lines().nth(1).unwrap().contains("\" time\"")), (11, true));
+    assert_eq!(run_with_stdin(&["logits", "-"], b"Once upon a").ok(), table);
+    let ids = run(&["tokenize", "Once upon a", "--json"]).ok();
+    assert_eq!(run(&["logits", "--tokens", &ids]).ok(), table);
+}
+
+#[test]
+fn logits_say_what_they_cannot_do() {
+    let folder = Folder::new("no-logits");
+    run(&["logits"]).misuse(&["<TEXT>"]);
+    run(&["logits", "a", "--tokens", "1"]).misuse(&["cannot be used with"]);
+    run(&["logits", "a", "--json", "-o", "x"]).misuse(&["cannot be used with"]);
+    run(&["logits", ""]).fails(&["the text is empty"]);
+    run(&["logits", "--tokens", "1,x"]).fails(&["\"x\" is no token id"]);
+    run(&["logits", "--tokens", ","]).fails(&["no token ids"]);
+    run(&["logits", "--tokens", "1,4096"]).fails(&["token 4096", "vocabulary of 4096"]);
+    run(&["logits", "--tokens", "1,2,3", "--context", "2"]).fails(&["3 tokens", "2 positions"]);
+    run(&["logits", "a", "--context", "0"]).fails(&["--context 0", "1 to 512"]);
+    run(&["logits", "a", "-o", &folder.path("none/x.npy")]).fails(&["cannot write", "none/x.npy", "No such file"]);
+    run(&["logits", "a", "-o", text(&folder.0)]).fails(&["cannot write", "directory"]);
+    // A run that fails leaves a file of that name as it was.
+    let old = folder.file("old.npy", b"old");
+    run(&["logits", "--tokens", "1,4096", "-o", &old]).fails(&["token 4096"]);
+    assert_eq!(fs::read(&old).unwrap(), b"old");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_device_is_written_to_and_not_replaced() {
+    // Through links: should this ever fail, no device is lost.
+    let folder = Folder::new("devices");
+    let link = |device: &str| {
+        let path = folder.0.join(device);
+        std::os::unix::fs::symlink(Path::new("/dev").join(device), &path).unwrap();
+        path
+    };
+    let (full, null) = (link("full"), link("null"));
+    run(&["logits", "a", "-o", text(&full)]).fails(&["cannot write", "No space left"]);
+    assert_eq!(run(&["logits", "a", "-o", text(&null)]).ok(), "");
+    assert!(full.is_symlink() && null.is_symlink());
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2);
+
+    let full = |args: &[&str]| end(command(args).stdout(fs::File::create("/dev/full").unwrap()).spawn().unwrap());
+    for args in [&["tokenize", "a"][..], &["inspect"], &["logits", "a"]] {
+        full(args).fails(&["No space left"]);
+    }
+    let story = full(&["generate", "a", "-n", "2"]);
+    let last = story.err.lines().last().unwrap();
+    assert!(last.starts_with("error: cannot write to standard output: No space left"), "{last}");
+    assert_eq!((story.code, story.err.lines().count()), (Some(1), 2));
+}
+
+#[test]
+fn tokens_and_bytes_are_inverses() {
+    let text: Vec<u8> = (0..=255).chain("  Grüße, 世界! 😀\r\n\t\0".bytes()).chain([0xff, 0xe2, 0x82]).collect();
+    let vectors = [vector(MICRO), vector("tiny512/tiny512-Q8_0.gguf")];
+    for model in [&[][..], &["-m", &vectors[0]], &["-m", &vectors[1]]] {
+        let ids = run_with_stdin(&[&["tokenize", "--json", "-"], model].concat(), &text).ok();
+        let back = run_with_stdin(&[&["tokenize", "--decode", "-"], model].concat(), ids.as_bytes());
+        assert_eq!((back.code, &back.out), (Some(0), &text), "{}", back.err);
+        let table = run_with_stdin(&[&["tokenize", "-"], model].concat(), &text).ok();
+        assert_eq!(table.lines().count(), serde_json::from_str::<Vec<u32>>(&ids).unwrap().len());
+    }
+    assert_eq!(
+        run(&["tokenize", "Once upon", "a time", "--json"]).ok(),
+        run(&["tokenize", "Once upon a time", "--json"]).ok()
+    );
+    assert_eq!(run(&["tokenize", "--json", ""]).ok(), "[]\n");
+    assert_eq!(run(&["tokenize", "--decode", "550", "503", "258"]).ok(), "Once upon a");
+    assert_eq!(run(&["tokenize", "é"]).ok(), "127\tb\"\\xc3\"\n102\tb\"\\xa9\"\n");
+    run(&["tokenize"]).misuse(&["<TEXT>"]);
+    run(&["tokenize", "--decode", "4096"]).fails(&["no token 4096", "4096"]);
+    run(&["tokenize", "--decode", "1 -"]).fails(&["\"-\" is no token id"]);
+    run_with_stdin(&["tokenize", "--decode", "-"], b"1 \xff").fails(&["no text"]);
+}
+
+#[test]
+fn inspect_adds_up() {
+    for model in MODELS.map(vector) {
+        let report = run(&["inspect", "-m", &model, "--json"]).json();
+        let (tensors, number) = (report["tensors"].as_array().unwrap(), |value: &Value| value.as_u64().unwrap());
+        let mut end = number(&tensors[0]["offset"]);
+        for tensor in tensors {
+            assert_eq!(end.next_multiple_of(number(&report["alignment"])), number(&tensor["offset"]), "{tensor}");
+            end = number(&tensor["offset"]) + number(&tensor["bytes"]);
+        }
+        assert!(end <= number(&report["file_bytes"]));
+        assert_eq!(number(&report["file_bytes"]), fs::metadata(&model).unwrap().len());
+        let sum = |names: &dyn Fn(&str) -> bool| {
+            let of_these = tensors.iter().filter(|tensor| names(tensor["name"].as_str().unwrap()));
+            of_these.map(|tensor| number(&tensor["bytes"])).sum::<u64>()
+        };
+        let types = report["types"].as_object().unwrap().values();
+        assert_eq!(types.map(|total| number(&total["bytes"])).sum::<u64>(), sum(&|_| true));
+
+        let run = &report["run"];
+        assert_eq!(
+            number(&run["block_bytes"]),
+            sum(&|name| name.starts_with("blk.") || name.starts_with("output_norm."))
+        );
+        let head = if run["tied"] == true { "token_embd.weight" } else { "output.weight" };
+        assert_eq!(number(&run["head_bytes"]), sum(&|name| name == head));
+        let parts = ["block_bytes", "head_bytes", "embedding_bytes"].map(|part| number(&run[part]));
+        assert_eq!(number(&run["bytes_per_token"]), parts.iter().sum::<u64>());
+    }
+}
+
+#[test]
+fn inspect_plans_what_generate_takes() {
+    let model = vector("tiny512/tiny512-Q8_0.gguf");
+    let report = run(&["inspect", "-m", &model, "--json"]).json();
+    for plan in report["run"]["plans"].as_array().unwrap() {
+        let (context, kv) = (plan["context"].to_string(), plan["kv"].as_str().unwrap());
+        let args =
+            ["generate", "-m", &model, "a", "-n", "1", "--json", "--batch", "1", "--context", &context, "--kv", kv];
+        assert_eq!(run(&args).lines().last().unwrap()["arena_bytes"], plan["arena_bytes"]);
+    }
+}
+
+#[test]
+fn inspect_shows_any_gguf_file_to_people() {
+    let folder = Folder::new("inspect");
+    let table = run(&["inspect"]).ok();
+    for part in ["general.architecture", "\"gpt2\"", "token_embd.weight", "Read per token: ", "Longest row: "] {
+        assert!(table.contains(part), "no {part} in {table}");
+    }
+    let llama = Writer::new().entry("general.architecture", "llama").tensor("w", &[2], 0, [0; 8]).finish();
+    let llama = folder.file("llama.gguf", &llama);
+    let table = run(&["inspect", "-m", &llama]).ok();
+    assert!(table.contains("\"llama\"") && table.contains("\nCannot be run: "), "{table}");
+    let report = run(&["inspect", "-m", &llama, "--json"]).json();
+    assert!(report["error"].is_string() && report.get("run").is_none());
+}
+
+#[test]
+fn a_file_that_is_no_model_is_named() {
+    let folder = Folder::new("models");
+    let good = fs::read(vector(MICRO)).unwrap();
+    let patched = |name: &str, tensor: &str, kind: u32| {
+        let (mut file, at) = (good.clone(), type_at(&good, tensor));
+        file[at..at + 4].copy_from_slice(&kind.to_le_bytes());
+        folder.file(name, &file)
+    };
+    let llama = Writer::new().entry("general.architecture", "llama").tensor("w", &[2], 0, [0; 8]).finish();
+    let mut version = good.clone();
+    version[4] = 1;
+    let cases: &[(String, &[&str])] = &[
+        (folder.path("none"), &["cannot open", "none", "No such file"]),
+        (text(&folder.0).to_owned(), &["is a directory", "name a .gguf file"]),
+        (folder.file("empty", b""), &["is empty", "again"]),
+        (folder.file("header", &good[..1000]), &["header", "truncated", "copy it again"]),
+        (folder.file("tensors", &good[..60000]), &["tensors", "truncated", "copy it again"]),
+        (folder.file("but-one", &good[..good.len() - 1]), &["but-one", "truncated", "copy it again"]),
+        (folder.file("page", b"<!DOCTYPE html>"), &["page", "not a GGUF file", "\"<!DO\""]),
+        (folder.file("two", b"GG"), &["two", "truncated"]),
+        (folder.file("version", &version), &["GGUF version 1", "convert"]),
+        (folder.file("llama", &llama), &["llama", "architecture \"llama\"", "pick a GPT-2 model"]),
+        (patched("unknown", "token_embd.weight", 99), &["token_embd.weight", "type id 99", "quantise"]),
+        (patched("matrix", "position_embd.weight", 26), &["position_embd.weight", "type I32"]),
+        (patched("vector", "blk.0.attn_norm.bias", 26), &["blk.0.attn_norm.bias", "type I32", "F32, F16 or BF16"]),
+    ];
+    for (path, words) in cases {
+        for verb in [&["generate", "x"][..], &["tokenize", "x"], &["logits", "x"]] {
+            for source in ["mmap", "file"] {
+                run(&[verb, &["-m", path, "--source", source]].concat()).fails(words);
+            }
+        }
+    }
+    #[cfg(unix)]
+    run(&["generate", "x", "-m", "/dev/zero"]).fails(&["/dev/zero is no file", "copy"]);
+    for path in ["empty", "header", "tensors", "page", "unknown"].map(|name| folder.path(name)) {
+        run(&["inspect", "--json", "-m", &path]).fails(&[&path]);
+    }
+}
+
+#[test]
+fn a_buffer_must_hold_a_row() {
+    let model = vector("tiny512/tiny512-Q8_0.gguf");
+    let needed = run(&["inspect", "-m", &model, "--json"]).json()["run"]["longest_row_bytes"].as_u64().unwrap();
+    let with = |size: &str| run(&["generate", "-m", &model, "a", "-n", "4", "--source", "file", "--buffer", size]);
+    with(&(needed - 1).to_string()).fails(&[&format!("use --buffer {needed}")]);
+    assert_eq!(with(&needed.to_string()).ok(), with("1GiB").ok());
+    // No more than the file is ever held.
+    assert_eq!(with("8EiB").ok(), with("1GiB").ok());
+    with("63").misuse(&["--buffer", "at least 64"]);
+    with("many").misuse(&["--buffer", "64KiB"]);
+    run(&["generate", "a", "--source", "file"]).misuse(&["--model <FILE>"]);
+}
+
+#[test]
+fn what_is_asked_must_be_possible() {
+    let generate = |args: &[&str]| run(&[&["generate", "Once upon a time"], args].concat());
+    generate(&["--context", "0"]).fails(&["--context 0", "1 to 512"]);
+    generate(&["--context", "513"]).fails(&["--context 513", "1 to 512"]);
+    generate(&["--context", "18446744073709551615"]).fails(&["1 to 512"]);
+    generate(&["--context", "3"]).fails(&["4 tokens", "3 positions", "larger context or a shorter text"]);
+    run_with_stdin(&["generate", "-"], "many words ".repeat(600).as_bytes()).fails(&["512 positions", "shorter"]);
+
+    let long = "x".repeat(65);
+    for (args, words) in [
+        (&["--kv", "q4"][..], &["--kv", "f32, f16, q8_0"][..]),
+        (&["--top-p", "2"], &["--top-p", "above 0 and at most 1"]),
+        (&["--top-p", "0"], &["--top-p", "above 0 and at most 1"]),
+        (&["--min-p", "1.5"], &["--min-p", "0 to 1"]),
+        (&["--temperature", "-1"], &["--temperature", "it must be 0 to"]),
+        (&["--temperature", "nan"], &["--temperature", "it must be 0 to"]),
+        (&["--temperature", "hot"], &["--temperature", "must be a number"]),
+        (&["--repetition-penalty", "0"], &["--repetition-penalty", "above 0"]),
+        (&["--stop", ""], &["--stop", "1 to 64"]),
+        (&["--stop", &long], &["--stop", "1 to 64"]),
+        (&["--batch", "0"], &["--batch", "1..="]),
+        (&["-n", "-1"], &["-1"]),
+        (&["--seed", "x"], &["--seed"]),
+        (&["--no-such-flag"], &["--no-such-flag"]),
+        (&["another prompt"], &["another prompt"]),
+    ] {
+        generate(args).misuse(words);
+    }
+    run(&["sing"]).misuse(&["sing"]);
+    assert_eq!(run(&[]).code, Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_argument_that_is_no_text_misuse() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = command(&["generate"]);
+    end(command.arg(std::ffi::OsStr::from_bytes(b"\xff")).spawn().unwrap()).misuse(&["UTF-8"]);
+}
+
+/// Ctrl-C.
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(status.success());
+}
+
+#[cfg(unix)]
+#[test]
+fn text_streams_and_ctrl_c_ends_it() {
+    // Seed and controls of a text that goes on until the context is full.
+    let args = ["generate", "Once upon a time", "--top-k", "0", "--temperature", "3", "-n", "500", "--stats"];
+    let mut child = command(&args).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = [0];
+    stdout.read_exact(&mut first).unwrap();
+    interrupt(&child);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let run = end(child);
+    assert_eq!(run.code, Some(130), "{}", run.err);
+    assert!(rest.ends_with('\n'), "{rest}");
+    assert!(run.err.contains("stop            interrupted\n") && run.err.contains("read per token  "), "{}", run.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_long_prompt() {
+    let folder = Folder::new("long-prompt");
+    let prompt = folder.file("prompt", "Once upon a time there was a cat. ".repeat(50).as_bytes());
+    let args = ["generate", "--prompt-file", &prompt, "--batch", "1", "-n", "500", "--stats"];
+    let mut child = command(&args).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut rest = String::new();
+    stderr.read_line(&mut rest).unwrap();
+    interrupt(&child);
+    stderr.read_to_string(&mut rest).unwrap();
+    let run = end(child);
+    assert_eq!((run.code, &run.out[..]), (Some(130), &b"\n"[..]), "{rest}");
+    assert!(rest.contains("stop            interrupted\n") && rest.contains("new             0 tokens"), "{rest}");
+}
+
+#[test]
+fn who_has_seen_enough_hears_of_no_error() {
+    let mut child = command(&["generate", "Once upon a time", "--top-k", "0", "--temperature", "3"]).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    drop(stdout);
+    let run = end(child);
+    assert_eq!((run.code, run.err.lines().count()), (Some(0), 1), "{}", run.err);
+
+    // Nor does the text suffer when nobody takes the rest.
+    let mut child = command(&["generate", "Once upon a time", "-n", "9", "--stats"]).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(end(child).ok(), self::run(&["generate", "Once upon a time", "-n", "9"]).ok());
+}
