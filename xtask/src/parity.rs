@@ -100,7 +100,7 @@ fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
     let output = host.output().with_context(|| process::line(&host))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {stderr}", process::line(&host));
-    let hash = stderr.lines().find_map(|line| line.strip_prefix("logits hash "));
+    let hash = stderr.lines().find_map(|line| line.strip_prefix("logits hash")).map(str::trim);
     Ok((output.stdout, hash.with_context(|| format!("the host prints no hash: {stderr}"))?.to_owned()))
 }
 
