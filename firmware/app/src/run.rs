@@ -146,6 +146,7 @@ pub fn run<B: Board, S: Storage>(board: B, mut storage: S, memory: &mut [u8]) ->
     let mut stats = Stats::default();
     let (line, memory) = memory.split_at_mut((memory.len() / 64).min(MAX_LINE));
     console.say(format_args!("gptrickle {} on {}", env!("CARGO_PKG_VERSION"), B::NAME));
+    log::info!("{=usize} bytes of memory", memory.len());
     loop {
         let mut source = find(&mut console, &mut storage);
         let model = source.as_mut().and_then(|source| open(&mut console, source));
@@ -184,7 +185,7 @@ fn open<B: Board, S: Source>(console: &mut Console<B>, source: &mut S) -> Option
         source.len(),
         model.header.bytes_per_token(),
     ));
-    log::info!("model: {=u64} bytes", source.len());
+    log::info!("model of {=u64} bytes", source.len());
     Some(model)
 }
 
@@ -274,6 +275,7 @@ fn plan<'m, B: Board, S: Source>(
     let options = settings.fit(model, have).map_err(|error| console.error(error)).ok()?;
     let session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
     let gpt2::Options { context, batch, kv } = options.state;
+    log::info!("context {=usize}, batch {=usize}", context, batch);
     console.say(format_args!(
         "memory: {} of {have} bytes for context {context}, batch {batch}, kv {}",
         arena.used(),
@@ -334,14 +336,16 @@ fn generate<B: Board, S: Source>(
     if let Some(hash) = session.logits_hash() {
         console.say(format_args!("logits hash: {hash}"));
     }
-    log::info!("made {=usize} tokens", tokens);
-    Ok(Stats {
+    let stats = Stats {
         prompt_tokens,
         tokens,
         prompt_us: prompted - started,
         tokens_us: console.board.micros() - prompted,
         bytes_read: source.bytes() - read_before,
-    })
+    };
+    log::info!("prompt of {=usize} tokens in {=u64} us", prompt_tokens, stats.prompt_us);
+    log::info!("{=usize} tokens in {=u64} us", tokens, stats.tokens_us);
+    Ok(stats)
 }
 
 /// Whether a session that was planned for `planned` can run with `options`.

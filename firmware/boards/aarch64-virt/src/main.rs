@@ -35,9 +35,6 @@ use gptrickle_firmware::uart::pl011::Pl011;
 use gptrickle_firmware::{Board, device_tree, panic_line, run};
 use semihosting::process;
 
-#[cfg(feature = "defmt")]
-use defmt_semihosting as _;
-
 const UART: usize = 0x0900_0000;
 const UART_CLOCK_HZ: u32 = 24_000_000;
 const VIRTIO: Windows = Windows { base: 0x0a00_0000, stride: 0x200, count: 32 };

@@ -22,9 +22,6 @@ use gptrickle_firmware::{Board, panic_line, run};
 use semihosting::process;
 use static_cell::ConstStaticCell;
 
-#[cfg(feature = "defmt")]
-use defmt_semihosting as _;
-
 const CLOCK_HZ: u32 = 50_000_000;
 
 const UART0: usize = 0x4000_c000;

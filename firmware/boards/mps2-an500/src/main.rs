@@ -26,9 +26,6 @@ use gptrickle_firmware::{Board, panic_line, run};
 use semihosting::process;
 use static_cell::ConstStaticCell;
 
-#[cfg(feature = "defmt")]
-use defmt_semihosting as _;
-
 const CLOCK_HZ: u32 = 25_000_000;
 const UART0: usize = 0x4000_4000;
 const PSRAM: usize = 0x6000_0000;

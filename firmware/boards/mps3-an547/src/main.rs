@@ -27,9 +27,6 @@ use gptrickle_firmware::uart::cmsdk::Cmsdk;
 use gptrickle_firmware::{ALIGN, Board, panic_line, run};
 use semihosting::process;
 
-#[cfg(feature = "defmt")]
-use defmt_semihosting as _;
-
 const CLOCK_HZ: u32 = 32_000_000;
 const UART0: usize = 0x5930_3000;
 const DDR: usize = 0x6000_0000;

@@ -40,9 +40,6 @@ use static_cell::ConstStaticCell;
 use dma::{Control, Dma};
 use sdhci::Sdhci;
 
-#[cfg(feature = "defmt")]
-use defmt_semihosting as _;
-
 const TIMER_LOW: usize = 0x3f00_3004;
 const TIMER_HIGH: usize = 0x3f00_3008;
 const DMA: usize = 0x3f00_7000;

@@ -1,5 +1,8 @@
 //! Log lines: `defmt` frames with the feature of that name, else nothing at all.
 
+#[cfg(all(feature = "defmt", target_os = "none"))]
+mod semihosted;
+
 #[cfg(feature = "defmt")]
 macro_rules! info {
     ($($arg:tt)*) => { defmt::info!($($arg)*) };
