@@ -64,7 +64,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
         qemu: "qemu-system-arm",
         machine: &["-M", "mps3-an547"],
-        fits: "DistilGPT2",
+        fits: "DistilGPT2, context 1024",
     },
     Board {
         name: "mps2-an500",
@@ -75,7 +75,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &[],
         qemu: "qemu-system-arm",
         machine: &["-M", "mps2-an500"],
-        fits: "stories",
+        fits: "DistilGPT2, context 449",
     },
     Board {
         name: "lm3s6965evb",
@@ -87,7 +87,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &["-Copt-level=s"],
         qemu: "qemu-system-arm",
         machine: &["-M", "lm3s6965evb"],
-        fits: "stories, 12 positions",
+        fits: "stories, context 12",
     },
     Board {
         name: "raspi3b",
@@ -99,7 +99,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &["-Ctarget-feature=-strict-align"],
         qemu: "qemu-system-aarch64",
         machine: &["-M", "raspi3b"],
-        fits: "DistilGPT2",
+        fits: "DistilGPT2, context 1024",
     },
     Board {
         name: "aarch64-virt",
@@ -122,7 +122,7 @@ pub(crate) const BOARDS: &[Board] = &[
             "-global",
             "virtio-mmio.force-legacy=false",
         ],
-        fits: "DistilGPT2",
+        fits: "DistilGPT2, context 1024",
     },
     Board {
         name: "riscv64-virt",
@@ -133,7 +133,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &[],
         qemu: "qemu-system-riscv64",
         machine: &["-M", "virt", "-bios", "none", "-m", "512M", "-global", "virtio-mmio.force-legacy=false"],
-        fits: "DistilGPT2",
+        fits: "DistilGPT2, context 1024",
     },
 ];
 

@@ -27,6 +27,10 @@ pub(crate) fn build(board: &Board, features: &[&str]) -> Result<PathBuf> {
     let mut cargo = cargo("build", board, &toolchain);
     if !features.is_empty() {
         cargo.args(["--features", &features.join(",")]);
+        if std::env::var_os("DEFMT_LOG").is_none() {
+            // Without it, defmt leaves out all but errors.
+            cargo.env("DEFMT_LOG", "debug");
+        }
     }
     process::run(&mut cargo)?;
     Ok(root().join("firmware/target").join(board.target).join("release").join(board.package()))

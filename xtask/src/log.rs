@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::Read;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +56,8 @@ impl Listener {
     /// # Errors
     /// The firmware has no log, or sent what is none.
     pub(crate) fn finish(self) -> Result<()> {
+        // If the emulator never came, the thread still waits for it.
+        drop(UnixStream::connect(&self.path));
         let _ = fs::remove_file(&self.path);
         self.thread.join().map_err(|_| anyhow::anyhow!("the decoder panicked"))?
     }

@@ -6,9 +6,9 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::boards::{Board, Storage};
@@ -88,14 +88,14 @@ pub(crate) fn qemu(options: &Options) -> Result<ExitCode> {
     let mut command = command(board, &elf, &media, listener.as_ref().map(|listener| listener.path()))?;
     eprintln!("xtask: {}", process::line(&command));
     let status = match &options.prompt {
-        Some(prompt) => answer(board, start(&mut command)?, options, prompt)?,
-        None => talk(start(command.process_group(0))?, &options.commands())?,
+        Some(prompt) => start(&mut command).and_then(|child| answer(board, child, options, prompt)),
+        None => start(command.process_group(0)).and_then(|child| talk(child, &options.commands())),
     };
     if let Some(listener) = listener {
         listener.finish()?;
     }
     // An emulator that was killed has no code.
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+    Ok(ExitCode::from(u8::try_from(status?.code().unwrap_or(1)).unwrap_or(1)))
 }
 
 /// One prompt from the command line.
@@ -125,40 +125,67 @@ fn answer(board: &Board, child: Child, options: &Options, prompt: &str) -> Resul
 
 /// Standard input to the board, the board to standard output, Ctrl-C to the board as a byte.
 fn talk(mut child: Child, commands: &[String]) -> Result<ExitStatus> {
-    let mut stdin = child.stdin.take().context("the board has no input")?;
+    let stdin = Arc::new(Mutex::new(child.stdin.take().context("the board has no input")?));
     let mut stdout = child.stdout.take().context("the board has no output")?;
-    for command in commands {
-        writeln!(stdin, "{command}")?;
-    }
-    let (stdin, child) = (Arc::new(Mutex::new(stdin)), Arc::new(Mutex::new(child)));
-    let (interrupted_stdin, interrupted_child) = (Arc::clone(&stdin), Arc::clone(&child));
-    let last = Mutex::new(None::<Instant>);
-    ctrlc::set_handler(move || {
-        let before = last.lock().ok().and_then(|mut last| last.replace(Instant::now()));
-        if before.is_some_and(|before| before.elapsed() < Duration::from_secs(1)) {
-            // Twice in a second: the board does not listen any more.
-            let _ = interrupted_child.lock().map(|mut child| child.kill());
-        } else if let Ok(mut stdin) = interrupted_stdin.lock() {
-            let _ = stdin.write_all(&[0x03]).and_then(|()| stdin.flush());
-        }
-    })?;
+    let child = Arc::new(Mutex::new(child));
+    pass_interrupts(Arc::clone(&stdin), Arc::clone(&child))?;
+
+    let commands: String = commands.iter().map(|command| format!("{command}\n")).collect();
+    let (ready, wait) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut bytes = [0; 1024];
-        while let Ok(n) = io::stdin().read(&mut bytes) {
-            let Ok(mut stdin) = stdin.lock() else { break };
-            let sent = stdin.write_all(if n > 0 { &bytes[..n] } else { b"\n:quit\n" }).and_then(|()| stdin.flush());
-            if n == 0 || sent.is_err() {
-                break;
-            }
+        // What comes while a board still sets up its console is lost.
+        if wait.recv().is_ok() {
+            let _ = pass_lines(&stdin, commands.as_bytes());
         }
     });
+    let mut ready = Some(ready);
+    let mut last = b'\n';
     let mut bytes = [0; 4096];
     while let Ok(n @ 1..) = stdout.read(&mut bytes) {
         let mut terminal = io::stdout();
         terminal.write_all(&bytes[..n]).and_then(|()| terminal.flush())?;
+        for &byte in &bytes[..n] {
+            if last == b'\n'
+                && byte == b'>'
+                && let Some(ready) = ready.take()
+            {
+                let _ = ready.send(());
+            }
+            last = byte;
+        }
     }
     let status = child.lock().map_err(|_| anyhow::anyhow!("a thread panicked"))?.wait()?;
     Ok(status)
+}
+
+/// Ctrl-C stops the board's text; twice within a second, the board.
+fn pass_interrupts(stdin: Arc<Mutex<ChildStdin>>, child: Arc<Mutex<Child>>) -> Result<()> {
+    let last = Mutex::new(None::<Instant>);
+    ctrlc::set_handler(move || {
+        let before = last.lock().ok().and_then(|mut last| last.replace(Instant::now()));
+        if before.is_some_and(|before| before.elapsed() < Duration::from_secs(1)) {
+            let _ = child.lock().map(|mut child| child.kill());
+        } else if let Ok(mut stdin) = stdin.lock() {
+            let _ = stdin.write_all(&[0x03]).and_then(|()| stdin.flush());
+        }
+    })?;
+    Ok(())
+}
+
+/// Sends `first`, then standard input; the board leaves at its end.
+fn pass_lines(board: &Mutex<ChildStdin>, first: &[u8]) -> io::Result<()> {
+    let send = |bytes: &[u8]| match board.lock() {
+        Ok(mut board) => board.write_all(bytes).and_then(|()| board.flush()),
+        Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    send(first)?;
+    let mut bytes = [0; 1024];
+    loop {
+        match io::stdin().read(&mut bytes)? {
+            0 => return send(b"\n:quit\n"),
+            n => send(&bytes[..n])?,
+        }
+    }
 }
 
 /// The model that is built into the host's binary.
@@ -183,8 +210,10 @@ pub(crate) fn stack_used(board: &Board, elf: &Path) -> Result<u64> {
     let child = start(&mut command(board, elf, &media, None)?)?;
     let mut console = Console::new(board.name, child, Duration::from_secs(300))?;
     console.start()?;
+    // What fits even into the smallest.
+    console.command(":set kv q8_0")?;
     console.command(":max 8")?;
-    console.command("Once upon a time")?;
+    console.command("Once")?;
     let stats = console.command(":stats")?.lines;
     let used = stats.iter().find_map(|line| line.strip_prefix("stack: ")?.split(' ').next()?.parse().ok());
     used.with_context(|| format!("{} does not say how much stack it used: {stats:?}", board.name))
