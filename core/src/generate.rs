@@ -288,7 +288,8 @@ impl<'a> Session<'a> {
         let done = self.state.len();
         let n = self.state.batch().min(self.n_tokens - done);
         if n > 0 {
-            gpt2::forward(src, &self.weights, &mut self.state, self.tokens[done..done + n].iter().copied())?;
+            let tokens = self.tokens[done..done + n].iter().copied();
+            gpt2::forward(src, &self.weights, &mut self.state, tokens, done + n == self.n_tokens)?;
             self.last = n - 1;
         }
         Ok(self.n_tokens - self.state.len())

@@ -1,7 +1,8 @@
 //! The operations of a transformer over rows of f32, weights streamed from a [`Source`].
 //!
 //! Shapes stand beside the names, `(B, cols)` is B rows one after the other. Each function that streams a tensor reads
-//! it once, in order, in chunks of whole rows, and hints at the next chunk before it asks for one.
+//! it once, in order, in chunks of whole rows, and hints at the next chunk before it asks for one: after its last chunk
+//! that is the first one of the tensor `next`, so that a source with two buffers is never idle between tensors.
 
 use crate::quant::{self, Activation, FLOAT_LANES, Format, GROUP, HALF, sum_lanes};
 use crate::source::{Cause, Error, Source};
@@ -35,26 +36,36 @@ impl Matrix {
         self.rows as u64 * self.row_bytes() as u64
     }
 
-    /// Lends the rows to `f` in order, as many at a time as the source can: `f(first row, their bytes)`.
-    fn stream<S: Source>(&self, src: &mut S, mut f: impl FnMut(usize, &[u8])) -> Result<(), Error> {
+    /// How many rows from `first` on the source can lend at once, as offset and bytes.
+    fn chunk<S: Source>(&self, src: &S, first: usize) -> (u64, usize) {
         let row_bytes = self.row_bytes();
-        let per_chunk = (src.max_chunk() / row_bytes).min(self.rows);
-        if per_chunk == 0 {
-            let cause = Cause::ChunkTooLong(src.max_chunk());
-            return Err(Error { offset: self.at, len: row_bytes, cause });
-        }
-        let chunk = |first: usize| {
-            let n = per_chunk.min(self.rows - first);
-            (self.at + (first * row_bytes) as u64, n * row_bytes)
-        };
-        for first in (0..self.rows).step_by(per_chunk) {
-            let next = first + per_chunk;
-            if next < self.rows {
-                let (at, len) = chunk(next);
+        let rows = (src.max_chunk() / row_bytes).min(self.rows - first);
+        (self.at + (first * row_bytes) as u64, rows * row_bytes)
+    }
+
+    /// Lends the rows to `f` in order, as many at a time as the source can: `f(first row, their bytes)`.
+    fn stream<S: Source>(
+        &self,
+        src: &mut S,
+        next: Option<&Matrix>,
+        mut f: impl FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
+        let row_bytes = self.row_bytes();
+        let mut first = 0;
+        while first < self.rows {
+            let (at, len) = self.chunk(src, first);
+            if len == 0 {
+                let cause = Cause::ChunkTooLong(src.max_chunk());
+                return Err(Error { offset: at, len: row_bytes, cause });
+            }
+            let after = first + len / row_bytes;
+            let hint =
+                if after < self.rows { Some(self.chunk(src, after)) } else { next.map(|next| next.chunk(src, 0)) };
+            if let Some((at, len)) = hint {
                 src.prefetch(at, len);
             }
-            let (at, len) = chunk(first);
             f(first, src.chunk(at, len)?);
+            first = after;
         }
         Ok(())
     }
@@ -84,6 +95,7 @@ pub struct Quantised<'a> {
 pub fn multiply<S: Source>(
     src: &mut S,
     w: &Matrix,
+    next: Option<&Matrix>,
     x: &[f32],
     scratch: &mut Quantised,
     mut sink: impl FnMut(usize, usize, &[f32]),
@@ -100,7 +112,7 @@ pub fn multiply<S: Source>(
         sums: &sums[b * (w.cols / HALF)..][..w.cols / HALF],
     };
     let row_bytes = w.row_bytes();
-    w.stream(src, |first, rows| {
+    w.stream(src, next, |first, rows| {
         let mut products = [0.0; ROWS];
         for (i, rows) in rows.chunks(ROWS * row_bytes).enumerate() {
             for b in 0..n / w.cols {
@@ -125,11 +137,12 @@ pub fn multiply<S: Source>(
 pub fn matmul<S: Source>(
     src: &mut S,
     w: &Matrix,
+    next: Option<&Matrix>,
     x: &[f32],
     y: &mut [f32],
     scratch: &mut Quantised,
 ) -> Result<(), Error> {
-    multiply(src, w, x, scratch, |b, first, products| {
+    multiply(src, w, next, x, scratch, |b, first, products| {
         y[b * w.rows + first..][..products.len()].copy_from_slice(products);
     })
 }
@@ -148,9 +161,15 @@ pub fn row<S: Source>(src: &mut S, w: &Matrix, row: usize, out: &mut [f32]) -> R
 }
 
 /// Calls `f(value, element)` for each value of vector `w`, streamed, and its element in every row of `y` (B, w.rows).
-fn for_elements<S: Source>(src: &mut S, w: &Matrix, y: &mut [f32], f: impl Fn(f32, &mut f32)) -> Result<(), Error> {
+fn for_elements<S: Source>(
+    src: &mut S,
+    w: &Matrix,
+    next: Option<&Matrix>,
+    y: &mut [f32],
+    f: impl Fn(f32, &mut f32),
+) -> Result<(), Error> {
     let bytes = w.row_bytes();
-    w.stream(src, |first, values| {
+    w.stream(src, next, |first, values| {
         let mut buffer = [0.0; ROWS];
         for (i, values) in values.chunks(ROWS * bytes).enumerate() {
             let buffer = &mut buffer[..values.len() / bytes];
@@ -167,8 +186,8 @@ fn for_elements<S: Source>(src: &mut S, w: &Matrix, y: &mut [f32], f: impl Fn(f3
 ///
 /// # Errors
 /// The source failed.
-pub fn add_bias<S: Source>(src: &mut S, w: &Matrix, y: &mut [f32]) -> Result<(), Error> {
-    for_elements(src, w, y, |value, y| *y += value)
+pub fn add_bias<S: Source>(src: &mut S, w: &Matrix, next: Option<&Matrix>, y: &mut [f32]) -> Result<(), Error> {
+    for_elements(src, w, next, y, |value, y| *y += value)
 }
 
 /// Normalises every row of `x` (B, n) to mean 0 and variance 1, then scales by `weight` (n) and adds `bias` (n).
@@ -181,6 +200,7 @@ pub fn layer_norm<S: Source>(
     src: &mut S,
     weight: &Matrix,
     bias: &Matrix,
+    next: Option<&Matrix>,
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
@@ -192,8 +212,8 @@ pub fn layer_norm<S: Source>(
         let scale = 1.0 / libm::sqrtf(variance + epsilon);
         x.iter_mut().for_each(|x| *x *= scale);
     }
-    for_elements(src, weight, x, |value, x| *x *= value)?;
-    add_bias(src, bias, x)
+    for_elements(src, weight, Some(bias), x, |value, x| *x *= value)?;
+    add_bias(src, bias, next, x)
 }
 
 /// The sum of values, element `i` in lane `i % FLOAT_LANES`.
@@ -260,7 +280,7 @@ mod tests {
             let (mut q, mut d, mut sums) = (vec![0; 96], vec![0.0; 3], vec![0; 6]);
             let mut scratch = Quantised { q: &mut q, d: &mut d, sums: &mut sums };
             let mut y = vec![0.0; 3 * 150];
-            matmul(&mut Small(&file, max), &w, &x, &mut y, &mut scratch).map(|()| y)
+            matmul(&mut Small(&file, max), &w, None, &x, &mut y, &mut scratch).map(|()| y)
         };
         let whole = multiply(usize::MAX).unwrap();
         for (i, y) in whole.iter().enumerate() {
@@ -281,7 +301,7 @@ mod tests {
         file.extend((0..64).flat_map(|_| 3f32.to_le_bytes()));
         let bias = Matrix { at: 64 * 4, ..weight };
         let mut x: Vec<f32> = (0..128).map(|i| (i as f32 * 1.7).cos() * 5.0 + 100.0).collect();
-        layer_norm(&mut &file[..], &weight, &bias, 1e-5, &mut x).unwrap();
+        layer_norm(&mut &file[..], &weight, &bias, None, 1e-5, &mut x).unwrap();
         for x in x.chunks(64) {
             let mean = x.iter().sum::<f32>() / 64.0;
             let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / 64.0;

@@ -70,3 +70,37 @@ impl Drop for Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_there_whole_or_not_at_all() {
+        let folder = std::env::temp_dir().join(format!("gptrickle-output-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a.gguf");
+        let refused = |force| Output::create(&path, force).unwrap_err().to_string();
+        let files = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+
+        let mut unfinished = Output::create(&path, false).unwrap();
+        unfinished.write_all(b"half").unwrap();
+        assert!(refused(false).contains("a.gguf.part is there"));
+        drop(unfinished);
+        assert!(files().is_empty(), "{:?}", files());
+
+        let mut finished = Output::create(&path, false).unwrap();
+        finished.write_all(b"whole").unwrap();
+        finished.finish().unwrap();
+        assert_eq!(files(), ["a.gguf"]);
+        assert!(refused(false).ends_with("a.gguf is there already: --force replaces it"));
+        drop(Output::create(&path, true).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"whole", "what was there stays until its successor is whole");
+        Output::create(&path, true).unwrap().finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
+
+        let directory = Output::create(&folder, true).unwrap_err().to_string();
+        assert!(directory.ends_with("is no regular file: name another"), "{directory}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

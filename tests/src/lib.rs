@@ -64,7 +64,7 @@ pub fn logits<S: Source>(src: &mut S, tokens: &[u32], batch: usize, kv: KvFormat
     let n_vocab = header.config.n_vocab;
     let mut logits = vec![0.0; tokens.len() * n_vocab];
     for (i, tokens) in tokens.chunks(batch).enumerate() {
-        gpt2::forward(src, &weights, &mut state, tokens.iter().copied())?;
+        gpt2::forward(src, &weights, &mut state, tokens.iter().copied(), true)?;
         gpt2::logits(src, &weights, &mut state, 0..tokens.len(), |b, first, values| {
             logits[(i * batch + b) * n_vocab + first..][..values.len()].copy_from_slice(values);
         })?;

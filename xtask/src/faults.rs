@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::boards::Board;
+use crate::boards::{Board, Storage};
 use crate::checks::Check;
 use crate::console::{Console, Reply};
 use crate::parity::PATIENCE;
@@ -71,7 +71,8 @@ fn no_model(board: &Board, elf: &Path) -> Result<()> {
 
 fn no_gguf(board: &Board, elf: &Path) -> Result<()> {
     let (console, greeting) = boot(board, elf, Some(&root().join("LICENSE-APACHE")))?;
-    says(&greeting, &["GGUF"])?;
+    // A disk that starts with something else than a model is taken for one with a file system.
+    says(&greeting, if board.storage == Storage::Virtio { &["file system"] } else { &["GGUF"] })?;
     alive(console)
 }
 

@@ -28,6 +28,7 @@ struct Arguments {
 const EXAMPLES: &str = "Examples:
   cargo xtask test               every check there is; sets up what it needs first
   cargo xtask test --host-only   without bare-metal Rust and without QEMU
+  cargo xtask test --board mps3-an547                            one board's firmware and nothing else
   cargo xtask boards             what firmware can be built for
   cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
   cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands";
@@ -39,6 +40,9 @@ enum Verb {
         /// Leave out firmware and emulators
         #[arg(long)]
         host_only: bool,
+        /// Only the firmware of this board; can be repeated
+        #[arg(long, conflicts_with = "host_only")]
+        board: Vec<String>,
     },
     /// Install what Debian or Ubuntu lacks to build and emulate firmware, or print the commands
     Setup,
@@ -52,7 +56,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
-        Verb::Test { host_only } => test::test(host_only),
+        Verb::Test { host_only, board } => test::test(host_only, &board),
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Size => size::size().map(|()| ExitCode::SUCCESS),

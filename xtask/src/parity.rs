@@ -38,8 +38,8 @@ const FULL_SIZE: Request = Request { prompt: "Hello", ..STORY };
 /// Checks for these boards and their firmware, the longest first.
 ///
 /// # Errors
-/// A model is not in the tree, or cannot be made.
-pub(crate) fn checks(boards: &[(&'static Board, PathBuf)]) -> Result<Vec<Check>> {
+/// A model is not in the tree.
+pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let mut add = |board: &'static Board, elf: &Path, model: &Path, request: Request| {
         let name = format!("{}, {} tokens", model.file_name().unwrap_or_default().display(), request.tokens);
@@ -52,8 +52,8 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)]) -> Result<Vec<Check>>
             "riscv64-virt" => 8,
             _ => continue,
         };
-        for kind in ["Q4_0", "Q2_K"] {
-            add(board, elf, &full_size(kind)?, Request { tokens, ..FULL_SIZE });
+        for model in full_size {
+            add(board, elf, model, Request { tokens, ..FULL_SIZE });
         }
     }
     for (board, elf) in boards.iter().filter(|(board, _)| board.name != "lm3s6965evb") {
@@ -100,7 +100,7 @@ fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
     let output = host.output().with_context(|| process::line(&host))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {stderr}", process::line(&host));
-    let hash = stderr.lines().find_map(|line| line.strip_prefix("logits hash "));
+    let hash = stderr.lines().find_map(|line| line.strip_prefix("logits hash")).map(str::trim);
     Ok((output.stdout, hash.with_context(|| format!("the host prints no hash: {stderr}"))?.to_owned()))
 }
 
@@ -138,7 +138,14 @@ fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// A model of DistilGPT2's shape with random weights of this type; made once.
+/// Models of DistilGPT2's shape with random weights; made once.
+///
+/// # Errors
+/// They cannot be made.
+pub(crate) fn full_size_models() -> Result<Vec<PathBuf>> {
+    ["Q4_0", "Q2_K"].into_iter().map(full_size).collect()
+}
+
 fn full_size(kind: &str) -> Result<PathBuf> {
     let path = root().join(format!("target/xtask/distilgpt2-{kind}.gguf"));
     if !path.exists() {

@@ -19,12 +19,33 @@ use crate::toolchain::{Library, Places};
 /// The target that proves `gptrickle-core` needs neither an operating system nor an allocator.
 const BARE_METAL: &str = "thumbv7em-none-eabihf";
 
-/// Runs every check; `host_only` leaves out what needs a board. Fails if any check did.
-pub(crate) fn test(host_only: bool) -> Result<ExitCode> {
+/// Runs every check; `host_only` leaves out what needs a board, and names of boards leave out everything else. Fails if
+/// any check did.
+///
+/// # Errors
+/// A name is no board's, or the account cannot be printed.
+pub(crate) fn test(host_only: bool, only: &[String]) -> Result<ExitCode> {
+    let boards = match only {
+        [] => BOARDS.iter().collect(),
+        names => names.iter().map(|name| Board::named(name)).collect::<Result<Vec<_>>>()?,
+    };
     let mut report = Report::new();
     if !host_only {
         report.step("set-up", set_up);
     }
+    if only.is_empty() {
+        host(&mut report, host_only);
+    }
+    if host_only {
+        report.skip("firmware", "--host-only: NO FIRMWARE WAS BUILT OR RUN");
+    } else {
+        firmware(&mut report, &boards);
+    }
+    report.close()
+}
+
+/// What needs no board.
+fn host(report: &mut Report, host_only: bool) {
     report.step("format", || component(root(), "fmt", &["--all", "--check"]));
     report.step("clippy", || {
         component(root(), "clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
@@ -35,29 +56,17 @@ pub(crate) fn test(host_only: bool) -> Result<ExitCode> {
     });
     report.step("host tests", || counted(cargo("test").args(["--workspace", "--locked", "--no-fail-fast"])));
     report.step("core on bare metal", || bare_metal(host_only));
-    if host_only {
-        report.skip("firmware", "--host-only: NO FIRMWARE WAS BUILT OR RUN");
-    } else if !root().join("firmware/Cargo.toml").is_file() {
-        report.skip("firmware", "NO FIRMWARE WAS BUILT OR RUN: there is no firmware/ in this tree");
-    } else {
-        boards(&mut report);
-    }
-    report.close()
 }
 
 /// Firmware: checked, built, and run in the emulators.
-fn boards(report: &mut Report) {
+fn firmware(report: &mut Report, boards: &[&'static Board]) {
     let folder = root().join("firmware");
     report.step("firmware format", || component(&folder, "fmt", &["--all", "--check"]));
     report.step("firmware host tests", || {
         counted(cargo("test").args(["--locked", "--no-fail-fast"]).current_dir(&folder))
     });
     let mut built = Vec::new();
-    for board in BOARDS {
-        if !board.folder().is_dir() {
-            report.skip(&format!("{} firmware", board.name), "not in this tree");
-            continue;
-        }
+    for &board in boards {
         report.step(&format!("{} firmware", board.name), || {
             built.push((board, firmware::build(board, &[])?));
             Ok(Outcome::passed(1))
@@ -65,8 +74,13 @@ fn boards(report: &mut Report) {
         report.step(&format!("{} clippy", board.name), || firmware_clippy(board));
     }
     report.step("host binary", || one(parity::build_host()));
+    let mut full_size = Vec::new();
+    report.step("models of full size", || {
+        full_size = parity::full_size_models()?;
+        Ok(Outcome::passed(full_size.len()))
+    });
     report.step("boards and host", || {
-        let mut checks = parity::checks(&built)?;
+        let mut checks = parity::checks(&built, &full_size)?;
         checks.extend(faults::checks(&built));
         let outcomes = checks::run(checks);
         for (board, _) in &built {

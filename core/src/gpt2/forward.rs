@@ -2,19 +2,19 @@
 
 use core::ops::Range;
 
-use crate::ops::{self, Quantised};
+use crate::ops::{self, Matrix, Quantised};
 use crate::quant::dot_f32;
 use crate::source::Source;
 
 use super::error::Error;
 use super::kv::Kv;
 use super::state::State;
-use super::weights::{Linear, Weights};
+use super::weights::{Linear, Norm, Weights};
 
 /// Runs `tokens` (1..=B of them) through the transformer, as the positions that follow those in the KV cache.
 ///
 /// Reads every layer's weights once, and one row of each embedding a token. The residual stream stays in `state` for
-/// [`logits`].
+/// [`logits`], which should follow if `head` says so: that is what the source is told to read ahead.
 ///
 /// # Errors
 /// A token outside the vocabulary → [`Error::Token`]; more tokens than positions are left, or than fit a batch →
@@ -24,6 +24,7 @@ pub fn forward<S: Source>(
     weights: &Weights,
     state: &mut State,
     tokens: impl ExactSizeIterator<Item = u32>,
+    head: bool,
 ) -> Result<(), Error> {
     let config = state.config;
     let (n, n_embd) = (tokens.len(), config.n_embd);
@@ -46,11 +47,16 @@ pub fn forward<S: Source>(
 
     for l in 0..config.n_layer {
         let layer = weights.layer(l);
+        let next = match l + 1 {
+            next if next < config.n_layer => weights.layer(next).attn_norm,
+            _ if head => weights.output_norm(),
+            _ => weights.layer(0).attn_norm,
+        };
 
         h.copy_from_slice(x);
-        ops::layer_norm(src, &layer.attn_norm.weight, &layer.attn_norm.bias, config.epsilon, h)?;
+        norm(src, &layer.attn_norm, &layer.attn_qkv.weight, config.epsilon, h)?;
         let qkv = &mut state.wide[..n * 3 * n_embd];
-        linear(src, &layer.attn_qkv, h, qkv, &mut state.quantised)?;
+        linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.quantised)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
             let position = state.len + i;
             let (q, kv) = qkv.split_at(n_embd);
@@ -59,15 +65,15 @@ pub fn forward<S: Source>(
             attend(&mut state.kv, l, config.head_dim(), q, &mut state.scores[..=position], h);
         }
         let projected = &mut state.wide[..n * n_embd];
-        linear(src, &layer.attn_output, h, projected, &mut state.quantised)?;
+        linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.quantised)?;
         add(x, projected);
 
         h.copy_from_slice(x);
-        ops::layer_norm(src, &layer.ffn_norm.weight, &layer.ffn_norm.bias, config.epsilon, h)?;
+        norm(src, &layer.ffn_norm, &layer.ffn_up.weight, config.epsilon, h)?;
         let hidden = &mut state.wide[..n * config.n_ff];
-        linear(src, &layer.ffn_up, h, hidden, &mut state.quantised)?;
+        linear(src, &layer.ffn_up, &layer.ffn_down.weight, h, hidden, &mut state.quantised)?;
         ops::gelu(hidden);
-        linear(src, &layer.ffn_down, hidden, h, &mut state.quantised)?;
+        linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.quantised)?;
         add(x, h);
     }
     state.len += n;
@@ -95,21 +101,29 @@ pub fn logits<S: Source>(
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
-    let norm = weights.output_norm();
-    ops::layer_norm(src, &norm.weight, &norm.bias, state.config.epsilon, h)?;
-    Ok(ops::multiply(src, &weights.output(), h, &mut state.quantised, sink)?)
+    let head = weights.output();
+    norm(src, &weights.output_norm(), &head, state.config.epsilon, h)?;
+    // The next pass starts with a token that is not known yet, then with the first layer.
+    let next = weights.layer(0).attn_norm.weight;
+    Ok(ops::multiply(src, &head, Some(&next), h, &mut state.quantised, sink)?)
 }
 
-/// `y = w · x + b` for each row.
+/// LayerNorm of each row of `x`; `next` is the tensor that is read after it.
+fn norm<S: Source>(src: &mut S, norm: &Norm, next: &Matrix, epsilon: f32, x: &mut [f32]) -> Result<(), Error> {
+    Ok(ops::layer_norm(src, &norm.weight, &norm.bias, Some(next), epsilon, x)?)
+}
+
+/// `y = w · x + b` for each row; `next` is the tensor that is read after it.
 fn linear<S: Source>(
     src: &mut S,
     layer: &Linear,
+    next: &Matrix,
     x: &[f32],
     y: &mut [f32],
     scratch: &mut Quantised,
 ) -> Result<(), Error> {
-    ops::matmul(src, &layer.weight, x, y, scratch)?;
-    Ok(ops::add_bias(src, &layer.bias, y)?)
+    ops::matmul(src, &layer.weight, Some(&layer.bias), x, y, scratch)?;
+    Ok(ops::add_bias(src, &layer.bias, Some(next), y)?)
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.

@@ -124,7 +124,7 @@ fn every_position(
     let bar = progress(tokens.len(), "computing logits");
     let mut n = 0;
     for tokens in tokens.chunks(options.batch) {
-        gpt2::forward(&mut opened.src, &weights, &mut state, tokens.iter().map(|token| token.0))?;
+        gpt2::forward(&mut opened.src, &weights, &mut state, tokens.iter().map(|token| token.0), true)?;
         gpt2::logits(&mut opened.src, &weights, &mut state, 0..tokens.len(), |i, first, values| {
             logits[i * n_vocab + first..][..values.len()].copy_from_slice(values);
         })?;

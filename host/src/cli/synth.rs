@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(long)]
     tied: bool,
 
-    /// Stores the head as a matrix of its own, as files up to 2024 do; the default
+    /// Stores the head as a matrix of its own, as older converters do; the default
     #[arg(long, conflicts_with = "tied")]
     untied: bool,
 
