@@ -51,7 +51,7 @@ pub trait Board {
     /// Microseconds since some moment before the first call.
     fn micros(&mut self) -> u64;
 
-    /// The most stack that was ever in use, in bytes: see [`stack`].
+    /// The most stack that was ever in use, in bytes; panics if it overflowed: see [`stack`].
     fn stack_used(&self) -> usize;
 
     /// Ends the emulation, or resets the board.

@@ -130,6 +130,12 @@ struct Stats {
     bytes_read: u64,
 }
 
+/// A model that runs, and what it was planned with.
+struct Running<'m> {
+    session: Session<'m>,
+    options: Options,
+}
+
 /// Why lines are no longer answered.
 enum Next {
     /// Look for the model again.
@@ -151,8 +157,14 @@ pub fn run<B: Board, S: Storage>(board: B, mut storage: S, memory: &mut [u8]) ->
         let mut source = find(&mut console, &mut storage);
         let model = source.as_mut().and_then(|source| open(&mut console, source));
         loop {
-            let opened = source.as_mut().zip(model.as_ref());
-            match answer(&mut console, opened, line, memory, &mut settings, &mut stats) {
+            let mut opened = source.as_mut().zip(model.as_ref());
+            let mut arena = Arena::new(memory);
+            let have = arena.len();
+            let mut running = match &mut opened {
+                Some((source, model)) => plan(&mut console, *source, model, &mut arena, &settings),
+                None => None,
+            };
+            match answer(&mut console, opened, running.as_mut(), line, have, &mut settings, &mut stats) {
                 Next::Plan => {}
                 Next::Open => break,
                 Next::Quit => console.board.exit(0),
@@ -162,7 +174,7 @@ pub fn run<B: Board, S: Storage>(board: B, mut storage: S, memory: &mut [u8]) ->
 }
 
 // The steps are functions that are not inlined, so that the variables of one leave the stack before those of the next
-// arrive: on a board with 64 KiB of RAM each kilobyte of stack is four positions of context.
+// arrive: on a board with 64 KiB of RAM each kilobyte counts.
 
 /// Looks for the model.
 #[inline(never)]
@@ -189,22 +201,21 @@ fn open<B: Board, S: Source>(console: &mut Console<B>, source: &mut S) -> Option
     Some(model)
 }
 
-/// Answers lines under one plan, as far as the model could be opened and fits.
+/// Answers lines under one plan, as far as the model could be opened and fits into the `have` bytes of memory.
 #[inline(never)]
 fn answer<B: Board, S: Source>(
     console: &mut Console<B>,
     opened: Option<(&mut Counting<S>, &Model)>,
+    mut running: Option<&mut Running<'_>>,
     line: &mut [u8],
-    memory: &mut [u8],
+    have: usize,
     settings: &mut Settings,
     stats: &mut Stats,
 ) -> Next {
-    let mut arena = Arena::new(memory);
-    let have = arena.len();
     let (mut source, model) = opened.unzip();
-    let mut session =
-        source.as_mut().zip(model).and_then(|(source, model)| plan(console, source, model, &mut arena, settings));
     loop {
+        // Panics rather than go on with memory that the stack has overwritten.
+        let _ = console.board.stack_used();
         let line = match console.line(line) {
             Ok(line) => line,
             Err(error) => {
@@ -221,9 +232,9 @@ fn answer<B: Board, S: Source>(
         };
         match command {
             Command::Empty => {}
-            Command::Prompt(prompt) => match source.as_mut().zip(session.as_mut()) {
+            Command::Prompt(prompt) => match source.as_mut().zip(running.as_mut()) {
                 None => console.error("no model is ready; see :open, :set and :help"),
-                Some((source, (session, _))) => match generate(console, session, source, settings, prompt) {
+                Some((source, running)) => match generate(console, &mut running.session, source, settings, prompt) {
                     Ok(done) => *stats = done,
                     Err(error) => console.error(error),
                 },
@@ -236,7 +247,7 @@ fn answer<B: Board, S: Source>(
                     Some((_, Err(error))) => console.error(error),
                     Some((model, Ok(options))) => {
                         *settings = new;
-                        if session.as_ref().is_none_or(|(_, planned)| !covers(model, planned, &options)) {
+                        if running.as_ref().is_none_or(|running| !covers(model, &running.options, &options)) {
                             return Next::Plan;
                         }
                     }
@@ -247,9 +258,9 @@ fn answer<B: Board, S: Source>(
             Command::Hash(on) => settings.hash = on,
             Command::Echo(on) => console.echo = on,
             Command::Stats => tell_stats(console, stats),
-            Command::Plan => match model.zip(session.as_ref()) {
+            Command::Plan => match model.zip(running.as_ref()) {
                 None => console.say(format_args!("no plan; {have} bytes of memory")),
-                Some((model, (_, options))) => tell_plan(console, model, options, have),
+                Some((model, running)) => tell_plan(console, model, &running.options, have),
             },
             Command::Help => {
                 for (usage, meaning) in HELP {
@@ -270,7 +281,7 @@ fn plan<'m, B: Board, S: Source>(
     model: &Model,
     arena: &mut Arena<'m>,
     settings: &Settings,
-) -> Option<(Session<'m>, Options)> {
+) -> Option<Running<'m>> {
     let have = arena.len();
     let options = settings.fit(model, have).map_err(|error| console.error(error)).ok()?;
     let session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
@@ -281,7 +292,7 @@ fn plan<'m, B: Board, S: Source>(
         arena.used(),
         kv.name()
     ));
-    Some((session, options))
+    Some(Running { session, options })
 }
 
 /// Continues `prompt`, writing the text as it is made, then how long it is.

@@ -44,12 +44,16 @@ impl Stack {
     }
 
     /// The most bytes that were in use since it was painted.
+    ///
+    /// # Panics
+    /// All of it was, so it may have overflowed, and nothing in memory is to be trusted any more.
     pub fn used(&self) -> usize {
         let mut word = self.bottom;
         // SAFETY: `word` stays between `bottom` and `top`, which the caller of `paint` said is this stack.
         while word < self.top && unsafe { ptr::read_volatile(word) } == PAINT {
             word = word.wrapping_add(1);
         }
+        assert!(word > self.bottom, "the stack overflowed");
         self.top as usize - word as usize
     }
 }

@@ -13,15 +13,14 @@ const CONTROL: usize = 0x30;
 
 const RX_EMPTY: u32 = 1 << 4;
 const TX_FULL: u32 = 1 << 5;
-const EIGHT_BITS_FIFO: u32 = 0b111 << 4;
+/// Without the FIFOs: to switch them on empties them, and a script may have typed its first byte by then.
+const EIGHT_BITS: u32 = 0b11 << 5;
 const ENABLE_TX_RX: u32 = 1 << 9 | 1 << 8 | 1;
 
 /// One such UART.
 #[derive(Debug)]
 pub struct Pl011 {
     base: usize,
-    /// A byte that came before the FIFO was switched on, which empties it.
-    early: Option<u8>,
 }
 
 impl Pl011 {
@@ -30,20 +29,19 @@ impl Pl011 {
     /// # Safety
     /// A PL011 is at `base`, with its clock on, and nothing else uses it while the returned value is in use.
     pub unsafe fn new(base: usize, clock_hz: u32, baud: u32) -> Self {
-        let mut uart = Pl011 { base, early: None };
-        uart.early = uart.read();
+        let mut uart = Pl011 { base };
         uart.set(CONTROL, 0);
         let divisor_64ths = clock_hz.saturating_mul(4) / baud;
         uart.set(BAUD_WHOLE, divisor_64ths / 64);
         uart.set(BAUD_64THS, divisor_64ths % 64);
-        uart.set(LINE, EIGHT_BITS_FIFO);
+        uart.set(LINE, EIGHT_BITS);
         uart.set(CONTROL, ENABLE_TX_RX);
         uart
     }
 
     /// A byte, if one waits.
     pub fn read(&mut self) -> Option<u8> {
-        self.early.take().or_else(|| (self.get(FLAGS) & RX_EMPTY == 0).then(|| self.get(DATA) as u8))
+        (self.get(FLAGS) & RX_EMPTY == 0).then(|| self.get(DATA) as u8)
     }
 
     /// Waits until each byte is taken.
