@@ -74,7 +74,7 @@ initial_pagetable!(
         let mut table = [0; 512];
         let mut i = 0;
         while i < table.len() {
-            table[i] = i * BLOCK | if i * BLOCK < REGISTERS { MEMORY } else { DEVICE };
+            table[i] = (i * BLOCK) | if i * BLOCK < REGISTERS { MEMORY } else { DEVICE };
             i += 1;
         }
         InitialPagetable(table)
