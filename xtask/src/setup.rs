@@ -58,7 +58,11 @@ pub(crate) fn setup() -> Result<()> {
     eprintln!("xtask: missing {}", [missing.emulators.join(" "), missing.targets.join(" ")].join(" ").trim());
     let lines = Machine::here()?.plan(&missing)?;
     let Some(prefix) = root_prefix() else {
-        bail!("run these as root, then this again:\n{}", lines.join("\n"));
+        let rustup = match &missing.targets[..] {
+            [] => String::new(),
+            targets => format!("\nWith a network, rustup does for Rust: rustup target add {}", targets.join(" ")),
+        };
+        bail!("run these as root, then this again:\n{}{rustup}", lines.join("\n"));
     };
     for line in &lines {
         eprintln!("xtask: {line}");

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check, in order, and an account of what ran.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
@@ -47,6 +47,7 @@ pub(crate) fn test(host_only: bool, only: &[String]) -> Result<ExitCode> {
 /// What needs no board.
 fn host(report: &mut Report, host_only: bool) {
     report.step("format", || component(root(), "fmt", &["--all", "--check"]));
+    report.step("file sizes", file_sizes);
     report.step("clippy", || {
         component(root(), "clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     });
@@ -131,6 +132,19 @@ fn counted(command: &mut Command) -> Result<Outcome> {
         tally.failed = tally.failed.max(1);
     }
     Ok(Outcome::Ran(tally))
+}
+
+/// No file is over a megabyte but models and vectors.
+fn file_sizes() -> Result<Outcome> {
+    let Ok(files) = process::output(Command::new("git").args(["ls-files", "-z"]).current_dir(root())) else {
+        return Ok(Outcome::Skipped("git does not list the files".into()));
+    };
+    for file in files.split_terminator('\0').filter(|file| !file.ends_with(".gguf") && !file.contains("/vectors/")) {
+        // A file that was deleted and not yet committed is no concern here.
+        let bytes = std::fs::metadata(root().join(file)).map_or(0, |metadata| metadata.len());
+        ensure!(bytes <= 1 << 20, "{file} has {bytes} bytes");
+    }
+    Ok(Outcome::passed(1))
 }
 
 fn bare_metal(host_only: bool) -> Result<Outcome> {

@@ -110,6 +110,7 @@ impl Places {
         }
         if let Some(system) = Probe::ask(&self.system).ok().filter(Probe::is_recent)
             && (system.has_core(target) || system.has_source())
+            && has_linker(&self.system)
         {
             return Ok(found(&self.system, Origin::System, !system.has_core(target)));
         }
@@ -175,6 +176,11 @@ impl Probe {
     fn is_rustups(&self) -> bool {
         self.sysroot.join("lib/rustlib/multirust-channel-manifest.toml").is_file()
     }
+}
+
+/// Debian's rust-lld is a link into a package of its own, which may not be there.
+fn has_linker(system: &Path) -> bool {
+    system.with_file_name("rust-lld").exists()
 }
 
 /// Major and minor of the `release: 1.95.0` line.
@@ -277,6 +283,7 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, "").unwrap();
             }
+            self.script(&format!("{name}/bin/rust-lld"), "");
             let answer =
                 format!("case $1 in -vV) echo release: {release};; --print) echo {};; esac", sysroot.display());
             self.script(&format!("{name}/bin/rustc"), &answer)
@@ -376,6 +383,16 @@ mod tests {
         let places = fake.places(fake.rustc("active", "1.63.0", &[CORE]), fake.rustc("system", "1.85.0", &[SOURCE]));
         let message = places.resolve(TARGET).unwrap_err().to_string();
         assert!(message.contains("rustup target add") && message.contains("cargo xtask setup"), "{message}");
+    }
+
+    #[test]
+    fn a_debian_without_its_linker_does_not_count() {
+        let fake = Fake::new("linker");
+        let places = fake.places(fake.rustc("active", "1.95.0", &[]), fake.rustc("system", "1.96.0", &[SOURCE]));
+        assert!(places.resolve(TARGET).is_ok());
+        fs::remove_file(fake.0.join("system/bin/rust-lld")).unwrap();
+        std::os::unix::fs::symlink("lld-99", fake.0.join("system/bin/rust-lld")).unwrap();
+        assert!(places.resolve(TARGET).is_err());
     }
 
     #[test]
