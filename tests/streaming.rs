@@ -8,7 +8,7 @@ use gptrickle_core::arena::{ALIGN, Arena, TooSmall};
 use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
 use gptrickle_core::sampler::Params;
-use gptrickle_core::source::{Counting, Source};
+use gptrickle_core::source::{Counting, Resident, Source};
 use gptrickle_core::tokenizer::{Control, Token};
 use gptrickle_tests::anatomy::{Anatomy, Tensor};
 use gptrickle_tests::buffered::Buffered;
@@ -277,6 +277,42 @@ fn every_hint_comes_true_and_every_weight_is_hinted() {
                 assert_eq!(promised[0].start, first, "{name}");
             });
         }
+    }
+}
+
+// ---- weights kept in memory
+
+#[test]
+fn what_is_kept_is_not_read_and_changes_no_bit() {
+    for (name, file) in FILES.iter() {
+        let weights = Model::open(&mut &file[..]).unwrap().header;
+        let all = (weights.block_bytes + weights.head_bytes) as usize;
+        let token_row = needed(file).rows[0].1;
+        let mut texts = Vec::new();
+        for percent in [0, 1, 25, 50, 75, 99, 100] {
+            let mut memory = vec![0; all * percent / 100];
+            let room = memory.len();
+            let mut src = Resident::new(Counting::new(Buffered::new(file, 4096)), &mut memory);
+            texts.push(with_session(&mut src, &options(16, 4), |mut session, model, src| {
+                let saved = session.keep(src).unwrap();
+                let unused = room as u64 - saved;
+                assert!(unused <= model.header.longest_row as u64, "{name}: {percent} %: {unused} bytes unused");
+                session.hash_logits(true);
+                session.push(&[Token(1), Token(2)]).unwrap();
+                session.next(src).unwrap();
+                for _ in 0..3 {
+                    let before = src.inner().bytes();
+                    session.next(src).unwrap();
+                    let read = src.inner().bytes() - before;
+                    // A row of a tied embedding may lie in the part of the head that is kept.
+                    let most = model.header.bytes_per_token() - saved;
+                    let least = if model.header.tied { most.saturating_sub(token_row) } else { most };
+                    assert!((least..=most).contains(&read), "{name}: {percent} %: {read} not in {least}..={most}");
+                }
+                (session.tokens().collect::<Vec<_>>(), session.logits_hash())
+            }));
+        }
+        assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "{name}");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
 use crate::gpt2::{self, Header, State, Weights};
 use crate::sampler::{self, Params, Sampler};
-use crate::source::{self, Source};
+use crate::source::{self, Resident, Source};
 use crate::tokenizer::{self, Control, Token, Tokenizer, Vocabulary, VocabularyBuilder};
 
 /// A file that was opened and checked: shape, tensors and vocabulary fit together.
@@ -272,6 +272,15 @@ impl<'a> Session<'a> {
         self.n_tokens += n;
         self.stop = None;
         Ok(n)
+    }
+
+    /// Keeps in memory what saves most bytes a token, as much as `src` has room for, and says how many that is:
+    /// see [`Weights::keep`].
+    ///
+    /// # Errors
+    /// The source failed → [`Error::Source`].
+    pub fn keep<S: Source>(&self, src: &mut Resident<S>) -> Result<u64, Error> {
+        Ok(self.weights.keep(src)?)
     }
 
     /// Asks for at most `n` further tokens, also of a text that has as many as were asked for before.

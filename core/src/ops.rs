@@ -39,8 +39,10 @@ impl Matrix {
     /// How many rows from `first` on the source can lend at once, as offset and bytes.
     fn chunk<S: Source>(&self, src: &S, first: usize) -> (u64, usize) {
         let row_bytes = self.row_bytes();
-        let rows = (src.max_chunk() / row_bytes).min(self.rows - first);
-        (self.at + (first * row_bytes) as u64, rows * row_bytes)
+        let at = self.at + first as u64 * row_bytes as u64;
+        let rows = src.lendable(at, (self.rows - first).saturating_mul(row_bytes)) / row_bytes;
+        // Even a row that lies in two places comes whole, if the source can lend as much.
+        (at, rows.max((src.max_chunk() / row_bytes).min(1)) * row_bytes)
     }
 
     /// Lends the rows to `f` in order, as many at a time as the source can: `f(first row, their bytes)`.

@@ -53,6 +53,12 @@ pub trait Source {
     /// The longest chunk this source can lend, in bytes; [`usize::MAX`] where storage is mapped.
     fn max_chunk(&self) -> usize;
 
+    /// How many of `len` bytes from `offset` on can be lent in one chunk: as many as
+    /// [`max_chunk`](Source::max_chunk) allows, but where some are kept elsewhere than the rest.
+    fn lendable(&self, _offset: u64, len: usize) -> usize {
+        len.min(self.max_chunk())
+    }
+
     /// Lends the bytes `offset..offset + len`: in place where storage is mapped, else in the source's own buffer.
     ///
     /// Reads exactly `len` bytes, once. A range that lies within the chunk lent last costs no read.
@@ -95,6 +101,10 @@ impl<S: Source + ?Sized> Source for &mut S {
 
     fn max_chunk(&self) -> usize {
         (**self).max_chunk()
+    }
+
+    fn lendable(&self, offset: u64, len: usize) -> usize {
+        (**self).lendable(offset, len)
     }
 
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {
@@ -149,6 +159,10 @@ impl<S: Source> Source for Counting<S> {
         self.inner.max_chunk()
     }
 
+    fn lendable(&self, offset: u64, len: usize) -> usize {
+        self.inner.lendable(offset, len)
+    }
+
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {
         let chunk = self.inner.chunk(offset, len)?;
         let (start, n) = self.last;
@@ -162,6 +176,138 @@ impl<S: Source> Source for Counting<S> {
 
     fn prefetch(&mut self, offset: u64, len: usize) {
         self.inner.prefetch(offset, len);
+    }
+}
+
+/// Stretches of a file that [`Resident`] can keep.
+const MAX_PIECES: usize = 16;
+
+/// A stretch of the file, and where in memory its copy starts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Piece {
+    at: u64,
+    len: usize,
+    start: usize,
+}
+
+/// Keeps some stretches of a file in memory, and asks another source for the rest.
+///
+/// ```
+/// use gptrickle_core::source::{Counting, Resident, Source};
+/// let mut memory = [0; 4];
+/// let mut src = Resident::new(Counting::new(&[1, 2, 3, 4, 5, 6][..]), &mut memory);
+/// assert_eq!(src.keep(1, 3)?, 3);
+/// assert_eq!(src.chunk(2, 2)?, [3, 4]);
+/// assert_eq!(src.lendable(0, 6), 1); // the first byte comes from elsewhere
+/// assert_eq!(src.inner().bytes(), 3);
+/// # Ok::<(), gptrickle_core::source::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Resident<'a, S> {
+    inner: S,
+    memory: &'a mut [u8],
+    used: usize,
+    pieces: [Piece; MAX_PIECES],
+    n_pieces: usize,
+}
+
+impl<'a, S: Source> Resident<'a, S> {
+    /// Wraps `inner`, with nothing kept yet and room for as much as `memory` holds.
+    pub fn new(inner: S, memory: &'a mut [u8]) -> Self {
+        Resident { inner, memory, used: 0, pieces: [Piece::default(); MAX_PIECES], n_pieces: 0 }
+    }
+
+    /// Reads `len` bytes from `offset` on into memory, and says how many were: all or none.
+    ///
+    /// None where they do not fit, or where as many stretches are kept as can be. A stretch that goes on where the one
+    /// before it ends becomes one with it.
+    ///
+    /// # Errors
+    /// The source failed; then nothing more is kept than before.
+    pub fn keep(&mut self, offset: u64, len: usize) -> Result<usize, Error> {
+        let last = self.n_pieces.checked_sub(1);
+        let grows = last.is_some_and(|i| self.pieces[i].at + self.pieces[i].len as u64 == offset);
+        if len > self.room() || len == 0 || (!grows && self.n_pieces == MAX_PIECES) {
+            return Ok(0);
+        }
+        let memory = &mut self.memory[self.used..][..len];
+        let mut done = 0;
+        while done < len {
+            let at = offset + done as u64;
+            let n = self.inner.lendable(at, len - done).max(1);
+            memory[done..done + n].copy_from_slice(self.inner.chunk(at, n)?);
+            done += n;
+        }
+        match last {
+            Some(i) if grows => self.pieces[i].len += len,
+            _ => {
+                self.pieces[self.n_pieces] = Piece { at: offset, len, start: self.used };
+                self.n_pieces += 1;
+            }
+        }
+        self.used += len;
+        Ok(len)
+    }
+
+    /// Bytes kept in memory.
+    pub fn kept(&self) -> usize {
+        self.used
+    }
+
+    /// Bytes that can still be kept.
+    pub fn room(&self) -> usize {
+        self.memory.len() - self.used
+    }
+
+    /// The source that the rest comes from.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// The bytes in memory from `offset` on, or how far it is to the next that are.
+    fn find(&self, offset: u64) -> Result<&[u8], u64> {
+        let mut gap = u64::MAX;
+        for piece in &self.pieces[..self.n_pieces] {
+            if let Some(into) = offset.checked_sub(piece.at) {
+                if into < piece.len as u64 {
+                    return Ok(&self.memory[piece.start..][..piece.len][into as usize..]);
+                }
+            } else {
+                gap = gap.min(piece.at - offset);
+            }
+        }
+        Err(gap)
+    }
+}
+
+impl<S: Source> Source for Resident<'_, S> {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn max_chunk(&self) -> usize {
+        self.inner.max_chunk()
+    }
+
+    fn lendable(&self, offset: u64, len: usize) -> usize {
+        match self.find(offset) {
+            Ok(kept) => len.min(kept.len()),
+            Err(gap) => self.inner.lendable(offset, len.min(usize::try_from(gap).unwrap_or(usize::MAX))),
+        }
+    }
+
+    fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {
+        // Asked twice, as a borrow that is lent in one branch only is not seen to end in the other.
+        if self.find(offset).is_ok_and(|kept| len <= kept.len()) {
+            return Ok(self.find(offset).map_or(&[][..], |kept| &kept[..len]));
+        }
+        self.inner.chunk(offset, len)
+    }
+
+    fn prefetch(&mut self, offset: u64, len: usize) {
+        if self.find(offset).is_err() {
+            self.inner.prefetch(offset, len);
+        }
     }
 }
 
@@ -182,6 +328,30 @@ mod tests {
         for (offset, len) in [(2, 3), (5, 0), (u64::MAX, 1), (1, usize::MAX)] {
             let error = Error { offset, len, cause: Cause::OutOfRange(4) };
             assert_eq!(src.chunk(offset, len), Err(error));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_lent_from_memory_and_the_rest_from_its_source() {
+        let file: std::vec::Vec<u8> = (0..=255).collect();
+        let mut memory = [0; 48];
+        let mut src = Resident::new(Counting::new(&file[..]), &mut memory);
+        assert_eq!((src.keep(100, 20), src.keep(120, 12), src.keep(16, 8)), (Ok(20), Ok(12), Ok(8)));
+        assert_eq!(
+            (src.keep(0, 9), src.keep(250, 8)),
+            (Ok(0), Err(Error { offset: 250, len: 8, cause: Cause::OutOfRange(256) }))
+        );
+        assert_eq!((src.kept(), src.room()), (40, 8));
+        let before = src.inner().bytes();
+        assert_eq!(src.chunk(16, 8).unwrap(), &file[16..24]);
+        assert_eq!(src.chunk(110, 22).unwrap(), &file[110..132]);
+        assert_eq!(src.inner().bytes(), before, "no read");
+        assert_eq!(
+            [(0, 99), (20, 99), (24, 99), (131, 9), (132, 9)].map(|(at, len)| src.lendable(at, len)),
+            [16, 4, 76, 1, 9]
+        );
+        for (at, len) in [(0, 256), (10, 10), (20, 90), (130, 5)] {
+            assert_eq!(src.chunk(at, len).unwrap(), &file[at as usize..][..len], "across an edge");
         }
     }
 

@@ -6,7 +6,7 @@ use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf::{File, Tensor};
 use crate::ops::Matrix;
 use crate::quant::Format;
-use crate::source::Source;
+use crate::source::{Resident, Source};
 
 use super::config::{Config, MAX_LAYERS, Metadata};
 use super::error::Error;
@@ -268,6 +268,34 @@ impl<'a> Weights<'a> {
         self.matrix(OUTPUT)
     }
 
+    /// Keeps in memory what a pass would read, as much as there is room for, and says how many bytes a token that
+    /// saves: rows of the head first, then the other tensors in file order, the last one as far as its rows fit.
+    ///
+    /// # Errors
+    /// The source failed → [`Error::Source`].
+    pub fn keep<S: Source>(&self, src: &mut Resident<S>) -> Result<u64, Error> {
+        // Alignment may leave a gap between two tensors; it is kept with them, so that they are one stretch.
+        const GAP: u64 = 4096;
+        let head = self.output();
+        let mut saved = keep_rows(&head, src)?;
+        let mut end = 0;
+        while let Some(next) = self.first_from(end).filter(|_| src.room() > 0) {
+            match next.at - end {
+                gap @ 1..GAP if end > 0 => _ = src.keep(end, gap as usize)?,
+                _ => {}
+            }
+            saved += keep_rows(&next, src)?;
+            end = next.at + next.bytes();
+        }
+        Ok(saved)
+    }
+
+    /// The tensor that lies first from offset `at` on, of those between embeddings and head.
+    fn first_from(&self, at: u64) -> Option<Matrix> {
+        let roles = (0..self.slots.len()).map(Role).filter(|role| ![TOKEN_EMBD, POSITION_EMBD, OUTPUT].contains(role));
+        roles.map(|role| self.matrix(role)).filter(|matrix| matrix.at >= at).min_by_key(|matrix| matrix.at)
+    }
+
     /// A layer's weights.
     pub fn layer(&self, layer: usize) -> Layer {
         let norm =
@@ -285,6 +313,12 @@ impl<'a> Weights<'a> {
             ffn_down: linear(10),
         }
     }
+}
+
+/// Keeps as many of a tensor's rows as there is room for, and says how many bytes they are.
+fn keep_rows<S: Source>(matrix: &Matrix, src: &mut Resident<S>) -> Result<u64, Error> {
+    let rows = (src.room() / matrix.row_bytes()).min(matrix.rows);
+    Ok(src.keep(matrix.at, rows * matrix.row_bytes())? as u64)
 }
 
 impl From<TooSmall> for Error {
