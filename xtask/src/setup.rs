@@ -19,13 +19,13 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What this machine lacks to build and emulate `boards`.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Missing {
+struct Missing {
     emulators: Vec<&'static str>,
     targets: Vec<&'static str>,
 }
 
 impl Missing {
-    pub(crate) fn here(boards: &[Board]) -> Self {
+    fn here(boards: &[Board]) -> Self {
         let mut missing = Self::default();
         let places = Places::here();
         for board in boards {
@@ -39,17 +39,25 @@ impl Missing {
         missing
     }
 
-    pub(crate) fn nothing(&self) -> bool {
+    fn nothing(&self) -> bool {
         self.emulators.is_empty() && self.targets.is_empty()
     }
+}
+
+/// Installs what is missing, or prints the commands that would; asks rustup again where it failed before.
+///
+/// # Errors
+/// Something is still missing afterwards.
+pub(crate) fn setup() -> Result<()> {
+    Places::here().forget_failures();
+    install()
 }
 
 /// Installs what is missing, or prints the commands that would.
 ///
 /// # Errors
 /// Something is still missing afterwards.
-pub(crate) fn setup() -> Result<()> {
-    Places::here().forget_failures();
+pub(crate) fn install() -> Result<()> {
     let missing = Missing::here(BOARDS);
     if missing.nothing() {
         eprintln!("xtask: nothing to set up");
