@@ -131,6 +131,22 @@ impl StopReason {
     }
 }
 
+/// What happens when the context is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The text ends, with [`StopReason::Context`].
+    #[default]
+    Stop,
+    /// The text goes on with its first `keep` tokens and the newest half of the others: the middle is forgotten.
+    ///
+    /// GPT-2 learned an embedding for each position, so keys and values cannot move with their tokens: the newest half
+    /// is read again like a prompt, in batches, once every `(context - keep) / 2` tokens or so.
+    Slide {
+        /// Tokens at the start that are never forgotten.
+        keep: usize,
+    },
+}
+
 /// A hash over all logits that tokens were chosen from: equal hashes, equal bits.
 ///
 /// FNV-1a over the logits' 32-bit patterns, a word at a time.
@@ -170,6 +186,7 @@ pub struct Session<'a> {
     n_vocab: usize,
     /// The last position's place in the batch of the last pass.
     last: usize,
+    overflow: Overflow,
     /// How many tokens may still be made.
     left: usize,
     stop: Option<StopReason>,
@@ -210,6 +227,7 @@ impl<'a> Session<'a> {
             n_tokens: 0,
             n_vocab: config.n_vocab,
             last: 0,
+            overflow: Overflow::Stop,
             left: usize::MAX,
             stop: None,
             hash: None,
@@ -280,6 +298,32 @@ impl<'a> Session<'a> {
         self.stop = self.stop.filter(|&reason| reason != StopReason::MaxTokens);
     }
 
+    /// Says what happens when the context is full; a prompt must fit into what is left of it all the same.
+    ///
+    /// # Errors
+    /// Keeping so many tokens leaves no room for an old one that goes and a new one that stays →
+    /// [`Error::NoRoomToSlide`], and nothing changes.
+    pub fn set_overflow(&mut self, overflow: Overflow) -> Result<(), Error> {
+        let context = self.tokens.len();
+        if let Overflow::Slide { keep } = overflow
+            && keep.saturating_add(2) > context
+        {
+            return Err(Error::NoRoomToSlide { keep, context });
+        }
+        self.overflow = overflow;
+        self.stop = self.stop.filter(|&reason| reason != StopReason::Context);
+        Ok(())
+    }
+
+    /// Forgets the middle of a full context: what stays are the first `keep` tokens, with their keys and values, and
+    /// the newest half of the others.
+    fn slide(&mut self, keep: usize) {
+        let newest = (self.n_tokens - keep) / 2;
+        self.tokens.copy_within(self.n_tokens - newest..self.n_tokens, keep);
+        self.n_tokens = keep + newest;
+        self.state.truncate(keep);
+    }
+
     /// Runs one batch of the tokens that were added since, and says how many are left.
     ///
     /// # Errors
@@ -298,7 +342,7 @@ impl<'a> Session<'a> {
     /// Makes the next token and adds it to the text; `None` when the text has ended, for the reason that
     /// [`stop_reason`](Session::stop_reason) tells.
     ///
-    /// Runs what is left of the prompt first. An empty text starts from the token that begins every text. A token
+    /// Runs what is left of the prompt first, and after a slide ([`Overflow`]) what stays of the text. An empty text starts from the token that begins every text. A token
     /// costs one pass of all weights, which [`Header::bytes_per_token`] tells.
     ///
     /// # Errors
@@ -310,13 +354,19 @@ impl<'a> Session<'a> {
             let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
             self.push(&[start])?;
         }
+        let full = self.n_tokens == self.tokens.len();
         if self.left == 0 {
             self.stop.get_or_insert(StopReason::MaxTokens);
-        } else if self.n_tokens == self.tokens.len() {
+        } else if full && self.overflow == Overflow::Stop {
             self.stop.get_or_insert(StopReason::Context);
         }
         if self.stop.is_some() {
             return Ok(None);
+        }
+        if let Overflow::Slide { keep } = self.overflow
+            && full
+        {
+            self.slide(keep);
         }
         while self.pass(src)? > 0 {}
         self.sampler.begin(&self.tokens[..self.n_tokens]);
@@ -348,9 +398,19 @@ impl<'a> Session<'a> {
         self.stop
     }
 
-    /// The text so far.
+    /// The text so far, less what slides forgot.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token> {
         self.tokens[..self.n_tokens].iter().copied().map(Token)
+    }
+
+    /// How many random numbers were drawn since the generator was started from its seed: one a token, none if greedy.
+    pub fn draws(&self) -> u64 {
+        self.sampler.draws()
+    }
+
+    /// Skips random numbers: a text, its seed and its draws are all it takes to go on with it elsewhere.
+    pub fn skip_draws(&mut self, n: u64) {
+        self.sampler.skip_draws(n);
     }
 
     /// What turns tokens into bytes.
@@ -394,6 +454,13 @@ pub enum Error {
     },
     /// The prompt is empty, and the vocabulary has no token that begins a text.
     EmptyPrompt,
+    /// So many tokens are to be kept that a full context has no room for new ones.
+    NoRoomToSlide {
+        /// Tokens to keep.
+        keep: usize,
+        /// Positions there are.
+        context: usize,
+    },
 }
 
 impl From<source::Error> for Error {
@@ -459,6 +526,12 @@ impl fmt::Display for Error {
                     "the vocabulary has {tokens} tokens, the token embedding {rows} rows: convert the model again"
                 )
             }
+            Error::NoRoomToSlide { keep, context } => write!(
+                f,
+                "{keep} tokens are to be kept of a context of {context}, which leaves no room for new ones: keep at \
+                 most {}, or use a larger context",
+                context.saturating_sub(2)
+            ),
             Error::EmptyPrompt => f.write_str("the prompt is empty and the vocabulary has no token to start from"),
         }
     }

@@ -125,6 +125,8 @@ impl core::error::Error for Error {}
 pub struct Sampler<'a> {
     params: Params,
     rng: Pcg32,
+    /// Numbers drawn from `rng` since its seed.
+    draws: u64,
     /// Candidates: see [`candidate`]; a heap with the worst on top while logits arrive (kept).
     kept: &'a mut [u64],
     n_kept: usize,
@@ -168,6 +170,7 @@ impl<'a> Sampler<'a> {
     ) -> Result<Self, TooSmall> {
         Ok(Sampler {
             rng: Pcg32::seed_from_u64(seed),
+            draws: 0,
             kept: arena.take(params.kept(n_vocab))?,
             n_kept: 0,
             limit: params.kept(n_vocab),
@@ -189,8 +192,20 @@ impl<'a> Sampler<'a> {
             let have = bytes_of::<u64>(self.kept.len()) + bytes_of::<u32>(self.recent.len());
             return Err(TooSmall { needed: params.bytes(n_vocab, context), have });
         }
-        (self.params, self.limit, self.rng) = (params, kept, Pcg32::seed_from_u64(seed));
+        (self.params, self.limit) = (params, kept);
+        (self.rng, self.draws) = (Pcg32::seed_from_u64(seed), 0);
         Ok(())
+    }
+
+    /// How many random numbers were drawn since the seed: one a choice, none if greedy.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// Skips `n` random numbers, in a time that hardly depends on `n`.
+    pub fn skip_draws(&mut self, n: u64) {
+        self.rng.advance(n);
+        self.draws = self.draws.wrapping_add(n);
     }
 
     /// Starts a choice: `history` is the text so far, which the repetition penalty looks at.
@@ -276,6 +291,7 @@ impl<'a> Sampler<'a> {
         let total: f32 = kept.iter().map(|&c| weight(c)).sum();
 
         // 24 random bits are all the fraction bits an f32 in 0..1 has.
+        self.draws = self.draws.wrapping_add(1);
         let mut left = (self.rng.next_u32() >> 8) as f32 / 16_777_216.0 * total;
         for &candidate in kept {
             left -= weight(candidate);

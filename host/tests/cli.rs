@@ -221,6 +221,14 @@ fn a_text_ends_where_it_must() {
     assert_eq!((&stop[..], n, lines.len()), ("context", 0, 0));
     let (stop, n, lines) = end(&["abcdef", "-n", "0"]);
     assert_eq!((&stop[..], n, lines.len()), ("max_tokens", 0, 0));
+    // Past the end of the context.
+    let (stop, n, lines) = end(&["abcdef", "--temperature", "3", "--seed", "1", "--overflow", "slide:4", "-n", "70"]);
+    assert_eq!((&stop[..], n, lines.len()), ("max_tokens", 70, 70));
+    run(&["generate", "-m", &model, "a", "--overflow", "slide:31"]).fails(&[
+        "31 tokens",
+        "context of 32",
+        "at most 30",
+    ]);
     // Without a prompt it starts from the token that begins a text.
     assert_eq!(end(&["-n", "3"]), end(&["", "-n", "3"]));
 }
@@ -538,6 +546,8 @@ fn what_is_asked_must_be_possible() {
         (&["--stop", ""], &["--stop", "1 to 64"]),
         (&["--stop", &long], &["--stop", "1 to 64"]),
         (&["--batch", "0"], &["--batch", "1..="]),
+        (&["--overflow", "slide"], &["--overflow", "stop, or slide:KEEP"]),
+        (&["--overflow", "slide:-1"], &["--overflow", "stop, or slide:KEEP"]),
         (&["-n", "-1"], &["-1"]),
         (&["--seed", "x"], &["--seed"]),
         (&["--no-such-flag"], &["--no-such-flag"]),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use bytesize::ByteSize;
 use gptrickle_core::arena::Arena;
-use gptrickle_core::generate::{Options, Plan, Session, StopReason};
+use gptrickle_core::generate::{Options, Overflow, Plan, Session, StopReason};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::tokenizer::{Control, Flow, MAX_STOP, TextStream, Token};
 use serde::Serialize;
@@ -22,6 +22,7 @@ use super::{advance, note, progress, text_or_stdin};
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate \"The cat\" --temperature 0 -n 20     the likeliest tokens
+  gptrickle generate \"The cat\" -n 2000 --overflow slide:8    a text longer than the context
   gptrickle generate -m gpt2.Q4_0.gguf --prompt-file a.txt --stop END --stats
   echo -n \"Hello\" | gptrickle generate - --json          one object a line
 
@@ -48,6 +49,10 @@ pub(super) struct Args {
 
     #[command(flatten)]
     memory: MemoryArgs,
+
+    /// When the context is full: stop, or slide:KEEP, which keeps the first KEEP tokens and the newest half of the others
+    #[arg(long, value_name = "HOW", default_value = "stop", value_parser = overflow)]
+    overflow: Overflow,
 
     /// Divides the logits: below 1 is bolder in what is likely, above 1 in what is not; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = Params::default().temperature, allow_negative_numbers = true)]
@@ -112,6 +117,15 @@ fn control(set: fn(&mut Params, f32)) -> impl Fn(&str) -> Result<f32, String> + 
     }
 }
 
+fn overflow(text: &str) -> Result<Overflow, String> {
+    let keep = text.strip_prefix("slide:").and_then(|keep| keep.parse().ok());
+    match (text, keep) {
+        ("stop", _) => Ok(Overflow::Stop),
+        (_, Some(keep)) => Ok(Overflow::Slide { keep }),
+        _ => Err("it must be stop, or slide:KEEP with a number of tokens to keep".to_owned()),
+    }
+}
+
 fn stop_string(text: &str) -> Result<String, String> {
     match TextStream::new(&[text]) {
         Ok(_) => Ok(text.to_owned()),
@@ -152,6 +166,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut arena = Arena::new(&mut memory);
     let mut session =
         Session::new(&opened.model, &options, &mut opened.src, &mut arena).with_context(|| opened.name.clone())?;
+    session.set_overflow(args.overflow)?;
     session.limit(args.max_new_tokens);
     session.hash_logits(args.logits_hash);
 
