@@ -1,7 +1,11 @@
-//! Sessions that go on: past the end of the context.
+//! Sessions that go on: past the end of the context, and after a reset.
 
-use gptrickle_core::arena::{ALIGN, Arena};
-use gptrickle_core::generate::{Error, Model, Options, Overflow, Plan, Session, StopReason};
+use std::convert::Infallible;
+
+use gptrickle_core::arena::{ALIGN, Arena, TooSmall};
+use gptrickle_core::generate::{
+    Error, Fingerprint, Model, Options, Overflow, Plan, RestoreError, Saved, Session, StopReason,
+};
 use gptrickle_core::gpt2::{self, KvFormat};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::tokenizer::Token;
@@ -16,7 +20,7 @@ fn file(name: &str) -> Vec<u8> {
 
 fn drawn(context: usize, kv: KvFormat) -> Options {
     let sampling = Params { temperature: 1.0, repetition_penalty: 1.2, ..Params::default() };
-    Options { state: gpt2::Options { context, batch: 4, kv }, sampling, seed: 7 }
+    Options { state: gpt2::Options { context, batch: 4, kv }, sampling, seed: 8 }
 }
 
 /// Memory for a session, as it is after a reset.
@@ -100,4 +104,244 @@ fn a_slide_needs_room() {
     session.set_overflow(Overflow::Slide { keep: 6 }).unwrap();
     session.next(&mut &file[..]).unwrap().expect("a token");
     assert_eq!(session.tokens().len(), 8);
+}
+
+// ---- after a reset
+
+fn fingerprint(file: &[u8]) -> Fingerprint {
+    Model::open(&mut &file[..]).unwrap().fingerprint(&mut &file[..]).unwrap()
+}
+
+fn save(session: &Session, model: Fingerprint) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Ok(()) = session.save(model, &mut |piece| {
+        assert!(piece.len() <= 256);
+        bytes.extend_from_slice(piece);
+        Ok::<(), Infallible>(())
+    });
+    assert_eq!(bytes.len(), session.saved_bytes());
+    bytes
+}
+
+/// A reader that gives a few bytes at a time.
+fn reader(mut bytes: &[u8]) -> impl FnMut(&mut [u8]) -> Result<usize, Infallible> {
+    move |out| {
+        let n = out.len().min(bytes.len()).min(100);
+        out[..n].copy_from_slice(&bytes[..n]);
+        bytes = &bytes[n..];
+        Ok(n)
+    }
+}
+
+fn restore(session: &mut Session, model: Fingerprint, bytes: &[u8]) -> Result<(), RestoreError<Infallible>> {
+    let mut read = reader(bytes);
+    let saved = Saved::open(model, &mut read)?;
+    session.restore(&saved, &mut read)
+}
+
+/// Saved at any token, restored elsewhere, with another batch: the same tokens, and the same bits in all logits.
+#[test]
+fn a_restored_session_goes_on_as_if_nothing_had_happened() {
+    for (name, kv, context, overflow) in [
+        ("tiny512/tiny512-Q4_K_M.gguf", KV[0], 64, Overflow::Stop),
+        ("tiny512/tiny512-Q4_K_M.gguf", KV[1], 64, Overflow::Stop),
+        ("tiny512/tiny512-Q4_K_M.gguf", KV[2], 64, Overflow::Stop),
+        ("micro/micro-Q4_0.gguf", KV[2], 32, Overflow::Slide { keep: 3 }),
+    ] {
+        let (file, options) = (file(name), drawn(context, kv));
+        let model = fingerprint(&file);
+        let mut memories = [memory(&file, &options), memory(&file, &options)];
+        let [memory, other] = &mut memories;
+        let mut session = session(&file, &options, memory);
+        session.set_overflow(overflow).unwrap();
+        session.limit(70);
+        session.push(&PROMPT).unwrap();
+        let (mut states, mut made) = (vec![save(&session, model)], Vec::new());
+        while let Some(token) = session.next(&mut &file[..]).unwrap() {
+            made.push(token);
+            states.push(save(&session, model));
+        }
+        assert!(
+            made.len() > 50 && session.stop_reason().is_some(),
+            "{name} {kv:?}: {} tokens, {:?}",
+            made.len(),
+            session.stop_reason()
+        );
+        let row = match kv {
+            KvFormat::F32 => 4.0,
+            KvFormat::F16 => 2.0,
+            KvFormat::Q8_0 => 1.125,
+        };
+        let mut other = Some(&mut other[..]);
+        for at in [0, 1, 20, 50, made.len()] {
+            let state = &states[at];
+            let saved = Saved::open(model, &mut reader(state)).unwrap();
+            let options = saved.options(if other.is_some() { 9 } else { 4 });
+            assert_eq!(options.sampling, drawn(context, kv).sampling);
+            let mut memory = vec![0x5a; Plan::new(&Model::open(&mut &file[..]).unwrap(), &options).total() + ALIGN];
+            let memory = if at == 50 { other.take().unwrap() } else { &mut memory[..] };
+            let options = if at == 50 { drawn(context, kv) } else { options };
+            let mut restored = self::session(&file, &options, memory);
+            restore(&mut restored, model, state).unwrap();
+            assert!(save(&restored, model) == *state, "{name}: what was restored is what was saved");
+            for (i, token) in made[at..].iter().enumerate() {
+                assert_eq!(restored.next(&mut &file[..]).unwrap(), Some(*token), "{name} {kv:?} {}", at + i);
+            }
+            assert_eq!(restored.next(&mut &file[..]).unwrap(), None);
+            assert_eq!(restored.stop_reason(), session.stop_reason());
+            assert_eq!(restored.logits_hash(), session.logits_hash(), "{name} {kv:?} from {at}");
+            assert_eq!(tokens(&restored), tokens(&session));
+        }
+        let config = Model::open(&mut &file[..]).unwrap().header.config;
+        let one = states[2].len() - states[1].len();
+        assert_eq!(one, 4 + (row * (2 * config.n_layer * config.n_embd) as f64) as usize, "bytes a token");
+    }
+}
+
+/// The model's own end is kept; an interruption is not.
+#[test]
+fn an_ended_text_stays_ended() {
+    let file = file("micro/micro-Q4_0.gguf");
+    let (options, model) = (Options { seed: 9, ..drawn(32, KvFormat::Q8_0) }, fingerprint(&file));
+    let mut memories = [memory(&file, &options), memory(&file, &options)];
+    let [memory, other] = &mut memories;
+    let (mut session, mut restored) = (session(&file, &options, memory), self::session(&file, &options, other));
+    session.set_overflow(Overflow::Slide { keep: 3 }).unwrap();
+    session.push(&PROMPT).unwrap();
+    session.stop(StopReason::Interrupted);
+    restore(&mut restored, model, &save(&session, model)).unwrap();
+    assert_eq!(restored.stop_reason(), None);
+    while restored.next(&mut &file[..]).unwrap().is_some() {}
+    assert_eq!(restored.stop_reason(), Some(StopReason::EndOfText));
+    restore(&mut session, model, &save(&restored, model)).unwrap();
+    assert_eq!(session.next(&mut &file[..]), Ok(None));
+    assert_eq!(session.stop_reason(), Some(StopReason::EndOfText));
+    assert_eq!(tokens(&session), tokens(&restored));
+}
+
+/// A small text, saved.
+fn small(file: &[u8], kv: KvFormat) -> (Options, Vec<u8>) {
+    let options = drawn(8, kv);
+    let mut memory = memory(file, &options);
+    let mut session = session(file, &options, &mut memory);
+    session.push(&PROMPT[..2]).unwrap();
+    session.next(&mut &file[..]).unwrap();
+    (options, save(&session, fingerprint(file)))
+}
+
+/// After what was refused, the session tells what it would have told anyway.
+fn assert_usable(session: &mut Session, file: &[u8], expected: &[Token]) {
+    assert_eq!(session.tokens().len(), 0, "empty");
+    session.push(&PROMPT).unwrap();
+    while session.next(&mut &file[..]).unwrap().is_some() {}
+    assert_eq!(tokens(session), expected);
+}
+
+#[test]
+fn every_damage_to_a_saved_session_is_refused() {
+    let file = file("micro/micro-Q4_0.gguf");
+    let model = fingerprint(&file);
+    for kv in KV {
+        let (options, state) = small(&file, kv);
+        let [mut memory, mut other] = [memory(&file, &options), memory(&file, &options)];
+        let mut session = session(&file, &options, &mut memory);
+        let mut expected = self::session(&file, &options, &mut other);
+        expected.push(&PROMPT).unwrap();
+        while expected.next(&mut &file[..]).unwrap().is_some() {}
+        let expected = tokens(&expected);
+        let mut damaged = state.clone();
+        for at in 0..state.len() {
+            for bits in [1, 0x80, 0xff] {
+                damaged[at] ^= bits;
+                let error = restore(&mut session, model, &damaged).unwrap_err();
+                let known = match at {
+                    0..8 => error == RestoreError::Magic,
+                    8..12 => matches!(error, RestoreError::Version { .. }),
+                    _ => error == RestoreError::Checksum,
+                };
+                assert!(known, "{kv:?}: byte {at}, {error:?}");
+                damaged[at] ^= bits;
+            }
+            assert_eq!(restore(&mut session, model, &state[..at]), Err(RestoreError::Truncated), "{kv:?}: {at} bytes");
+            if at % 50 == 0 {
+                assert_usable(&mut session, &file, &expected);
+                session.restart(options.sampling, options.seed).unwrap();
+            }
+        }
+        assert_usable(&mut session, &file, &expected);
+        restore(&mut session, model, &state).unwrap();
+        assert_eq!(save(&session, model), state, "and the undamaged one is still taken");
+    }
+}
+
+#[test]
+fn a_session_of_something_else_is_refused() {
+    let file = file("micro/micro-Q4_0.gguf");
+    let model = fingerprint(&file);
+    let (options, state) = small(&file, KvFormat::F16);
+    // The same shape and vocabulary, other weights, or the same weights stored otherwise.
+    let mut trained = file.clone();
+    let end = trained.len();
+    trained[end - 2000..].iter_mut().for_each(|byte| *byte ^= 1);
+    for other in [trained, self::file("micro/micro-Q8_0.gguf")] {
+        let here = fingerprint(&other);
+        let error = Saved::open(here, &mut reader(&state)).unwrap_err();
+        assert_eq!(error, RestoreError::Model { saved: model, here });
+        assert!(error.to_string().contains(&here.to_string()), "{error}");
+    }
+
+    let text = |options: &Options, error: RestoreError<Infallible>| {
+        let mut memory = memory(&file, options);
+        let mut session = session(&file, options, &mut memory);
+        session.push(&PROMPT).unwrap();
+        session.next(&mut &file[..]).unwrap();
+        let (had, draws) = (tokens(&session), session.draws());
+        assert_eq!(restore(&mut session, model, &state), Err(error));
+        assert_eq!((tokens(&session), session.draws()), (had, draws), "as it was");
+        session.next(&mut &file[..]).unwrap().expect("and goes on");
+    };
+    let state_of = |context, kv| Options { state: gpt2::Options { context, batch: 4, kv }, ..options };
+    text(&state_of(9, KvFormat::F16), RestoreError::Context { saved: 8, here: 9 });
+    text(&state_of(8, KvFormat::F32), RestoreError::Kv { saved: KvFormat::F16, here: KvFormat::F32 });
+    let less = Options { sampling: Params { top_k: 3, ..options.sampling }, ..options };
+    text(&less, RestoreError::Memory(TooSmall { needed: 50 * 8 + 8 * 4, have: 32 + 8 * 4 }));
+
+    // The controls need not be planned for exactly: those of the saved session are taken.
+    let more = Options { sampling: Params { top_k: 0, temperature: 3.0, ..options.sampling }, seed: 99, ..options };
+    let mut memory = memory(&file, &more);
+    let mut session = session(&file, &more, &mut memory);
+    restore(&mut session, model, &state).unwrap();
+    assert_eq!(save(&session, model), state);
+}
+
+/// Whoever computes the checksum for it can write any number; nothing panics, and nothing strange is taken.
+#[test]
+fn forged_numbers_are_refused() {
+    let file = file("micro/micro-Q4_0.gguf");
+    let model = fingerprint(&file);
+    let (options, state) = small(&file, KvFormat::Q8_0);
+    let mut memory = memory(&file, &options);
+    let mut session = session(&file, &options, &mut memory);
+    let mut refused = 0;
+    for at in (12..128).step_by(4).filter(|at| !(16..24).contains(at)) {
+        for value in [0xffff_ffffu32, 0x7fff_ffff, 0x8000_0000, 9, 0x7fc0_0000] {
+            let mut forged = state.clone();
+            forged[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let crc = crc64(&forged[..128]);
+            forged[128..136].copy_from_slice(&crc.to_le_bytes());
+            if restore(&mut session, model, &forged).is_err() {
+                refused += 1;
+            } else {
+                session.limit(3);
+                while session.next(&mut &file[..]).unwrap().is_some() {}
+            }
+        }
+    }
+    assert!(refused > 50, "{refused} refused");
+}
+
+/// CRC-64/XZ, a bit at a time.
+fn crc64(bytes: &[u8]) -> u64 {
+    let bit = |crc: u64, _| if crc & 1 == 1 { crc >> 1 ^ 0xc96c_5795_d787_0f42 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u64::from(byte), bit))
 }

@@ -1,9 +1,13 @@
 //! Prompt in, text out: the only module that sees all the others.
 //!
 //! [`Model::open`] checks the whole header, [`Plan`] tells how much memory a [`Session`] takes, and the session turns a
-//! prompt into tokens, one [`Session::next`] at a time.
+//! prompt into tokens, one [`Session::next`] at a time. [`Session::save`] and [`Session::restore`] carry it over a reset.
+
+mod saved;
 
 use core::fmt;
+
+pub use saved::{Fingerprint, RestoreError, SAVED_VERSION, Saved};
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
@@ -324,6 +328,11 @@ impl<'a> Session<'a> {
         self.state.truncate(keep);
     }
 
+    /// How many tokens were added that no pass has run yet.
+    pub fn pending(&self) -> usize {
+        self.n_tokens - self.state.len()
+    }
+
     /// Runs one batch of the tokens that were added since, and says how many are left.
     ///
     /// # Errors
@@ -336,7 +345,7 @@ impl<'a> Session<'a> {
             gpt2::forward(src, &self.weights, &mut self.state, tokens, done + n == self.n_tokens)?;
             self.last = n - 1;
         }
-        Ok(self.n_tokens - self.state.len())
+        Ok(self.pending())
     }
 
     /// Makes the next token and adds it to the text; `None` when the text has ended, for the reason that

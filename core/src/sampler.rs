@@ -124,6 +124,7 @@ impl core::error::Error for Error {}
 #[derive(Debug)]
 pub struct Sampler<'a> {
     params: Params,
+    seed: u64,
     rng: Pcg32,
     /// Numbers drawn from `rng` since its seed.
     draws: u64,
@@ -169,6 +170,7 @@ impl<'a> Sampler<'a> {
         arena: &mut Arena<'a>,
     ) -> Result<Self, TooSmall> {
         Ok(Sampler {
+            seed,
             rng: Pcg32::seed_from_u64(seed),
             draws: 0,
             kept: arena.take(params.kept(n_vocab))?,
@@ -193,8 +195,18 @@ impl<'a> Sampler<'a> {
             return Err(TooSmall { needed: params.bytes(n_vocab, context), have });
         }
         (self.params, self.limit) = (params, kept);
-        (self.rng, self.draws) = (Pcg32::seed_from_u64(seed), 0);
+        (self.seed, self.rng, self.draws) = (seed, Pcg32::seed_from_u64(seed), 0);
         Ok(())
+    }
+
+    /// The controls.
+    pub fn params(&self) -> Params {
+        self.params
+    }
+
+    /// Where the random numbers started.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// How many random numbers were drawn since the seed: one a choice, none if greedy.

@@ -234,6 +234,48 @@ fn a_text_ends_where_it_must() {
 }
 
 #[test]
+fn a_saved_text_goes_on_in_another_process() {
+    let folder = Folder::new("saved");
+    let path = folder.path("a.session");
+    for kv in ["f32", "f16", "q8_0"] {
+        let options =
+            ["--kv", kv, "--context", "160", "--temperature", "1.1", "--seed", "5", "--repetition-penalty", "1.1"];
+        let json = |args: &[&str]| run(&[&["generate", "--json", "--logits-hash"], args].concat()).lines();
+        let whole = json(&[&["Once upon a time", "-n", "100"], &options[..]].concat());
+        let first = json(&[&["Once upon a time", "-n", "50", "--save", &path], &options[..]].concat());
+        let then = json(&["-n", "50", "--resume", &path, "--batch", "3"]);
+        assert_eq!((whole.len(), first.len(), then.len()), (101, 51, 51));
+        assert!(whole[..50] == first[..50] && whole[50..100] == then[..50], "{kv}");
+        assert_eq!(whole[100]["logits_hash"], then[50]["logits_hash"], "{kv}");
+        // With more to say, and once more in place of itself.
+        let more = json(&["and the", "-n", "1", "--resume", &path, "--save", &path]);
+        assert_eq!(more.last().unwrap()["prompt_tokens"], 4 + 50 + 2);
+        let more = json(&["--resume", &path, "-n", "1"]);
+        assert_eq!(more.last().unwrap()["prompt_tokens"], 4 + 50 + 3);
+    }
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "a part of a file is left");
+
+    let resume = |args: &[&str]| run(&[&["generate", "--resume", &path], args].concat());
+    resume(&["--kv", "f32"]).misuse(&["--resume", "--kv"]);
+    resume(&["--seed", "1"]).misuse(&["--resume", "--seed"]);
+    resume(&["-m", &vector(MICRO)]).fails(&["a.session", "another model", "fingerprint"]);
+    resume(&["-n", "1", "--save", text(&folder.0)]).fails(&["no regular file"]);
+    run(&["generate", "--resume", &folder.path("none")]).fails(&["cannot read", "none", "No such file"]);
+    let mut bytes = fs::read(&path).unwrap();
+    for (name, bytes, words) in [
+        ("short", &bytes[..bytes.len() - 1], "ends early"),
+        ("empty", &[], "ends early"),
+        ("page", b"<!DOCTYPE html>", "no saved session"),
+        ("long", &[&bytes[..], b"x"].concat(), "more in it"),
+    ] {
+        run(&["generate", "--resume", &folder.file(name, bytes)]).fails(&[name, words]);
+    }
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    run(&["generate", "--resume", &folder.file("bit", &bytes)]).fails(&["bit", "damaged"]);
+}
+
+#[test]
 fn the_seed_makes_the_text() {
     let story = |seed: &str| run(&["generate", "Once upon a time", "-n", "40", "--seed", seed]).ok();
     assert_eq!(story("7"), story("7"));
@@ -578,7 +620,10 @@ fn interrupt(child: &Child) {
 #[test]
 fn text_streams_and_ctrl_c_ends_it() {
     // Seed and controls of a text that goes on until the context is full.
+    let folder = Folder::new("interrupted");
+    let saved = folder.path("a.session");
     let args = ["generate", "Once upon a time", "--top-k", "0", "--temperature", "3", "-n", "500", "--stats"];
+    let args = [&args[..], &["--save", &saved]].concat();
     let mut child = command(&args).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0];
@@ -590,6 +635,8 @@ fn text_streams_and_ctrl_c_ends_it() {
     assert_eq!(run.code, Some(130), "{}", run.err);
     assert!(rest.ends_with('\n'), "{rest}");
     assert!(run.err.contains("stop            interrupted\n") && run.err.contains("read per token  "), "{}", run.err);
+    let next = self::run(&["generate", "--resume", &saved, "-n", "3", "--json"]).lines();
+    assert_eq!((next.len(), &next[3]["stop"]), (4, &"max_tokens".into()));
 }
 
 #[cfg(unix)]
