@@ -1,15 +1,17 @@
-//! Sessions that go on: past the end of the context, and after a reset.
+//! Sessions that go on: past the end of the context, after a reset, and several tokens a pass.
 
 use std::convert::Infallible;
 
+use gptrickle::source::DEMO;
 use gptrickle_core::arena::{ALIGN, Arena, TooSmall};
 use gptrickle_core::generate::{
     Error, Fingerprint, Model, Options, Overflow, Plan, RestoreError, Saved, Session, StopReason,
 };
 use gptrickle_core::gpt2::{self, KvFormat};
 use gptrickle_core::sampler::Params;
-use gptrickle_core::tokenizer::Token;
+use gptrickle_core::tokenizer::{Control, Token};
 use gptrickle_tests::vectors;
+use proptest::prelude::*;
 
 const KV: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
 const PROMPT: [Token; 5] = [Token(40), Token(11), Token(9), Token(77), Token(30)];
@@ -20,7 +22,7 @@ fn file(name: &str) -> Vec<u8> {
 
 fn drawn(context: usize, kv: KvFormat) -> Options {
     let sampling = Params { temperature: 1.0, repetition_penalty: 1.2, ..Params::default() };
-    Options { state: gpt2::Options { context, batch: 4, kv }, sampling, seed: 8 }
+    Options { state: gpt2::Options { context, batch: 4, kv }, sampling, seed: 8, lookup: 0 }
 }
 
 /// Memory for a session, as it is after a reset.
@@ -344,4 +346,112 @@ fn forged_numbers_are_refused() {
 fn crc64(bytes: &[u8]) -> u64 {
     let bit = |crc: u64, _| if crc & 1 == 1 { crc >> 1 ^ 0xc96c_5795_d787_0f42 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u64::from(byte), bit))
+}
+
+// ---- several tokens a pass
+
+/// What a text of the demo model is, and the passes it took after the prompt.
+fn demo(prompt: &[u8], sampling: Params, lookup: usize) -> (Vec<Token>, String, u64) {
+    let state = gpt2::Options { context: 256, batch: 8, kv: KvFormat::F32 };
+    let options = Options { state, sampling, seed: 42, lookup };
+    let mut memory = memory(DEMO, &options);
+    let mut session = session(DEMO, &options, &mut memory);
+    session.push_text(&mut &DEMO[..], prompt, Control::Ignore).unwrap();
+    while session.pass(&mut &DEMO[..]).unwrap() > 0 {}
+    let passes = session.passes();
+    session.limit(100);
+    while session.next(&mut &DEMO[..]).unwrap().is_some() {}
+    (tokens(&session), session.logits_hash().unwrap().to_string(), session.passes() - passes)
+}
+
+/// Greedy continuations of what repeats itself do so, too; stories hardly do.
+#[test]
+fn text_that_repeats_itself_takes_fewer_passes() {
+    let drawn = Params { temperature: 0.5, ..Params::default() };
+    for (prompt, sampling, repeats) in [
+        ("one two three one two three one two three one two three", Params::greedy(), true),
+        ("\"No, no, no, no, no, no, no", Params::greedy(), true),
+        ("a b c d e f a b c d e f a b c d e f", Params::greedy(), true),
+        ("Once upon a time", Params::greedy(), false),
+        ("Once upon a time", drawn, false),
+        ("The cat sat on the mat. The dog sat on the mat.", drawn, false),
+    ] {
+        let (text, hash, passes) = demo(prompt.as_bytes(), sampling, 0);
+        for lookup in [1, 4, 8] {
+            let (same, same_hash, fewer) = demo(prompt.as_bytes(), sampling, lookup);
+            assert!(same == text, "{prompt:?}: other text with lookup {lookup}");
+            assert_eq!(same_hash, hash, "{prompt:?}, lookup {lookup}");
+            let ratio = passes as f64 / fewer as f64;
+            println!(
+                "{:24} lookup {lookup}: {passes} -> {fewer} passes, {ratio:.2} x",
+                &prompt[..prompt.len().min(24)]
+            );
+            assert!(
+                fewer <= passes && (!repeats || lookup < 4 || ratio >= 1.5),
+                "{prompt:?}, lookup {lookup}: {ratio}"
+            );
+        }
+    }
+}
+
+/// A session that guesses and one that does not, side by side.
+fn beside(name: &str, options: Options, lookup: usize, keep: Option<usize>, steps: &[u8]) -> u64 {
+    let (file, guessing) = (file(name), Options { lookup, ..options });
+    let model = fingerprint(&file);
+    let mut memories = [memory(&file, &options), memory(&file, &guessing)];
+    let [memory, other] = &mut memories;
+    let (mut plain, mut fast) = (session(&file, &options, memory), session(&file, &guessing, other));
+    let both = [&mut plain, &mut fast];
+    for session in both {
+        session.set_overflow(keep.map_or(Overflow::Stop, |keep| Overflow::Slide { keep })).unwrap();
+        session.push(&[3, 200, 7, 3, 200, 7, 3].map(Token)).unwrap();
+        session.limit(60);
+    }
+    for &step in steps {
+        match step {
+            0 => {
+                // Whatever is refused changes nothing.
+                let text = "x ".repeat(1000);
+                plain.push_text(&mut &file[..], text.as_bytes(), Control::Ignore).unwrap_err();
+                fast.push_text(&mut &file[..], text.as_bytes(), Control::Ignore).unwrap_err();
+            }
+            1 => {
+                let more = [Token(3), Token(200)];
+                assert_eq!(plain.push(&more), fast.push(&more));
+            }
+            2 => {
+                // Of a guess that was right, keys and values may be there a pass earlier: each takes the other's.
+                let states = [save(&fast, model), save(&plain, model)];
+                restore(&mut plain, model, &states[0]).unwrap();
+                restore(&mut fast, model, &states[1]).unwrap();
+            }
+            3 => assert_eq!(fast.push(&[]), plain.push(&[])),
+            _ => assert_eq!(fast.next(&mut &file[..]), plain.next(&mut &file[..])),
+        }
+        assert_eq!((tokens(&fast), fast.draws()), (tokens(&plain), plain.draws()));
+        assert_eq!((fast.logits_hash(), fast.stop_reason()), (plain.logits_hash(), plain.stop_reason()));
+    }
+    assert!(fast.passes() <= plain.passes() + steps.len() as u64);
+    plain.passes().saturating_sub(fast.passes())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens between tokens, guesses show in nothing but the number of passes.
+    #[test]
+    fn guesses_change_no_text(
+        tiny in any::<bool>(),
+        (temperature, top_k) in prop::sample::select(&[(0.0f32, 1usize), (0.3, 5), (1.0, 50), (1.0, 0)][..]),
+        penalty in prop::sample::select(&[1.0f32, 1.2, 0.6][..]),
+        kv in prop::sample::select(&KV[..]),
+        (context, batch, lookup, seed) in (8..33usize, 1..9usize, 1..12usize, 0..1000u64),
+        keep in prop::option::of(0..7usize),
+        steps in prop::collection::vec(0..30u8, 70),
+    ) {
+        let name = if tiny { "tiny512-untied/tiny512-untied-Q2_K.gguf" } else { "micro/micro-Q4_0.gguf" };
+        let sampling = Params { temperature, top_k, repetition_penalty: penalty, ..Params::default() };
+        let state = gpt2::Options { context, batch, kv };
+        beside(name, Options { state, sampling, seed, lookup: 0 }, lookup, keep, &steps);
+    }
 }

@@ -124,7 +124,7 @@ fn type_at(file: &[u8], tensor: &str) -> usize {
 #[test]
 fn text_goes_to_stdout_and_all_else_to_stderr() {
     let plain = run(&["generate", "Once upon a time", "-n", "12", "--stats", "--logits-hash"]);
-    assert_eq!(plain.err.lines().count(), 8, "{}", plain.err);
+    assert_eq!(plain.err.lines().count(), 9, "{}", plain.err);
     assert!(plain.err.starts_with("the built-in model: GPT-2, "));
     for figure in
         ["stop            max_tokens", "prompt          4 tokens, ", "new             12 tokens, ", "logits hash     "]
@@ -161,6 +161,7 @@ fn json_lines_are_tokens_and_a_summary() {
         "decode_tokens_per_s",
         "kernel",
         "new_tokens",
+        "passes",
         "prefill_tokens_per_s",
         "prompt_tokens",
         "stop",
@@ -273,6 +274,27 @@ fn a_saved_text_goes_on_in_another_process() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
     run(&["generate", "--resume", &folder.file("bit", &bytes)]).fails(&["bit", "damaged"]);
+}
+
+#[test]
+fn guesses_save_passes_and_change_nothing() {
+    let prompt = "one two three ".repeat(4);
+    let lines = |lookup: &str, seed: &str| {
+        let args = ["generate", &prompt, "-n", "60", "--json", "--logits-hash", "--lookup", lookup, "--seed", seed];
+        run(&[&args[..], &["--temperature", "0.2"]].concat()).lines()
+    };
+    let (mut plain, mut guessed) = (0, 0);
+    for seed in ["1", "2", "3"] {
+        let (mut without, mut with) = (lines("0", seed), lines("6", seed));
+        let ends = [without.pop().unwrap(), with.pop().unwrap()];
+        assert_eq!(without, with);
+        assert_eq!(ends[0]["logits_hash"], ends[1]["logits_hash"]);
+        assert_eq!(ends[0]["stop"], ends[1]["stop"]);
+        plain += ends[0]["passes"].as_u64().unwrap();
+        guessed += ends[1]["passes"].as_u64().unwrap();
+        assert!(ends[1]["arena_bytes"].as_u64() >= ends[0]["arena_bytes"].as_u64());
+    }
+    assert!(guessed < plain, "{guessed} passes, without guesses {plain}");
 }
 
 #[test]
@@ -588,6 +610,7 @@ fn what_is_asked_must_be_possible() {
         (&["--stop", ""], &["--stop", "1 to 64"]),
         (&["--stop", &long], &["--stop", "1 to 64"]),
         (&["--batch", "0"], &["--batch", "1..="]),
+        (&["--lookup", "256"], &["--lookup", "0..=255"]),
         (&["--overflow", "slide"], &["--overflow", "stop, or slide:KEEP"]),
         (&["--overflow", "slide:-1"], &["--overflow", "stop, or slide:KEEP"]),
         (&["-n", "-1"], &["-1"]),

@@ -196,10 +196,10 @@ impl Saved {
         Ok(saved)
     }
 
-    /// The options of a session that can take it in; the batch is free to choose.
+    /// The options of a session that can take it in; batch and lookup are free to choose.
     pub fn options(&self, batch: usize) -> Options {
         let state = gpt2::Options { context: self.context, batch, kv: self.kv };
-        Options { state, sampling: self.sampling, seed: self.seed }
+        Options { state, sampling: self.sampling, seed: self.seed, lookup: 0 }
     }
 }
 
@@ -306,6 +306,7 @@ impl Session<'_> {
         }
         self.sampler.skip_draws(saved.draws);
         self.n_tokens = saved.n_tokens;
+        self.ready = 0..0;
         (self.left, self.overflow, self.hash) = (saved.left, saved.overflow, saved.hash);
         self.stop = saved.ended.then_some(StopReason::EndOfText);
         Ok(())

@@ -57,6 +57,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOW", value_parser = overflow)]
     overflow: Option<Overflow>,
 
+    /// Guesses up to N tokens from earlier text and checks them in one pass: the same text, in fewer passes; 0 is off
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    lookup: u8,
+
     /// Divides the logits: below 1 is bolder in what is likely, above 1 in what is not; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = Params::default().temperature, allow_negative_numbers = true)]
     #[arg(value_parser = control(|params, x| params.temperature = x))]
@@ -161,6 +165,8 @@ struct Summary {
     stop: &'static str,
     prompt_tokens: usize,
     new_tokens: usize,
+    /// Passes of the weights after those of the prompt, whose last one makes the first token.
+    passes: u64,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
     bytes_per_token: u64,
@@ -261,13 +267,13 @@ fn write(
     let mut new_tokens = 0usize;
     // The first token comes from the prompt's own pass: what a token costs is told by those after it.
     let mut decode_start = Instant::now();
-    let (mut passes, mut bytes_read) = (0usize, 0);
+    let (mut steps, mut bytes_read, passes) = (0usize, 0, session.passes());
     while !stop_if_interrupted(session) {
         let before = src.bytes();
         let token = session.next(src).with_context(|| name.clone())?;
         let read = src.bytes() - before;
-        if new_tokens > 0 && read > 0 {
-            (passes, bytes_read) = (passes + 1, bytes_read + read);
+        if new_tokens > 0 && (read > 0 || token.is_some()) {
+            (steps, bytes_read) = (steps + 1, bytes_read + read);
         }
         let Some(token) = token else { break };
         new_tokens += 1;
@@ -293,9 +299,10 @@ fn write(
         stop: session.stop_reason().map_or("", StopReason::name),
         prompt_tokens,
         new_tokens,
+        passes: session.passes() - passes,
         prefill_tokens_per_s: per_s(pending - left, prefill.as_secs_f64()),
-        decode_tokens_per_s: per_s(passes, decode.as_secs_f64()),
-        bytes_per_token: bytes_read.checked_div(passes as u64).unwrap_or(0),
+        decode_tokens_per_s: per_s(steps, decode.as_secs_f64()),
+        bytes_per_token: bytes_read.checked_div(steps as u64).unwrap_or(0),
         arena_bytes,
         kernel: "generic",
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
@@ -439,7 +446,8 @@ impl Args {
 
     fn options(&self, opened: &Opened, saved: Option<&Saved>) -> anyhow::Result<Options> {
         if let Some(saved) = saved {
-            return Ok(saved.options(self.memory.batch().min(saved.options(1).state.context)));
+            let batch = self.memory.batch().min(saved.options(1).state.context);
+            return Ok(Options { lookup: self.lookup.into(), ..saved.options(batch) });
         }
         Ok(Options {
             state: self.memory.options(&opened.model.header.config)?,
@@ -452,6 +460,7 @@ impl Args {
                 repetition_window: self.repetition_window,
             },
             seed: self.seed,
+            lookup: self.lookup.into(),
         })
     }
 }
@@ -461,6 +470,8 @@ impl Summary {
         note(format_args!("stop            {}", self.stop));
         note(format_args!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s));
         note(format_args!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s));
+        let per_pass = self.new_tokens.saturating_sub(1) as f64 / self.passes.max(1) as f64;
+        note(format_args!("passes          {} after the prompt, {per_pass:.2} tokens each", self.passes));
         note(format_args!("read per token  {} bytes", self.bytes_per_token));
         note(format_args!("arena           {} bytes", self.arena_bytes));
         note(format_args!("kernel          {}", self.kernel));
