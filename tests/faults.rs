@@ -33,7 +33,7 @@ const PROMPT: &[u8] = b"in the win";
 
 fn options(context: usize) -> Options {
     let state = gpt2::Options { context, batch: 4, kv: KvFormat::F32 };
-    Options { state, sampling: Params::greedy(), seed: 1 }
+    Options { state, sampling: Params::greedy(), seed: 1, lookup: 0 }
 }
 
 /// Memory for `plan` bytes. However a file is damaged, its plan stays in proportion to the bytes it has.
@@ -985,7 +985,8 @@ fn each_failed_read_is_reported_and_changes_nothing() {
     let drawn =
         Options { sampling: Params { temperature: 1.0, repetition_penalty: 1.2, ..Params::default() }, ..options(14) };
     let greedy = Options { state: gpt2::Options { kv: KvFormat::Q8_0, ..options(14).state }, ..options(14) };
-    for (options, every) in [(greedy, 1), (drawn, 3)] {
+    let guessed = Options { lookup: 3, ..drawn };
+    for (options, every) in [(greedy, 1), (drawn, 3), (guessed, 3)] {
         let (whole, src) = tell(Faulty::new(&MICRO[..], Fault::None), &options);
         assert_eq!((whole.tokens.len(), whole.stop), (14, Some(StopReason::Context)));
         for n in (0..src.reads()).step_by(every) {

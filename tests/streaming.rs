@@ -19,7 +19,12 @@ use proptest::prelude::*;
 const KV: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
 
 fn options(context: usize, batch: usize) -> Options {
-    Options { state: gpt2::Options { context, batch, kv: KvFormat::F32 }, sampling: Params::greedy(), seed: 1 }
+    Options {
+        state: gpt2::Options { context, batch, kv: KvFormat::F32 },
+        sampling: Params::greedy(),
+        seed: 1,
+        lookup: 0,
+    }
 }
 
 /// All committed models: name and file.
@@ -328,17 +333,20 @@ fn aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 fn any_options(n_ctx: usize) -> impl Strategy<Value = Options> {
     let state = (1..=n_ctx, 0..70usize, prop::sample::select(&KV[..]));
     let sampling = (prop::sample::select(&[0.0f32, 0.7][..]), 0..600usize, any::<bool>(), 0..200usize);
-    (state, sampling).prop_map(|((context, batch, kv), (temperature, top_k, penalty, repetition_window))| Options {
-        state: gpt2::Options { context, batch, kv },
-        sampling: Params {
-            temperature,
-            top_k,
-            repetition_penalty: if penalty { 1.3 } else { 1.0 },
-            repetition_window,
-            ..Params::default()
+    (state, sampling, 0..40usize).prop_map(
+        |((context, batch, kv), (temperature, top_k, penalty, repetition_window), lookup)| Options {
+            state: gpt2::Options { context, batch, kv },
+            sampling: Params {
+                temperature,
+                top_k,
+                repetition_penalty: if penalty { 1.3 } else { 1.0 },
+                repetition_window,
+                ..Params::default()
+            },
+            seed: 1,
+            lookup,
         },
-        seed: 1,
-    })
+    )
 }
 
 proptest! {
@@ -381,7 +389,7 @@ proptest! {
 fn plans_beyond_any_memory_do_not_wrap() {
     let model = Model::open(&mut file("micro-Q4_0")).unwrap();
     for batch in [usize::MAX, usize::MAX / 64, 1 << 60] {
-        let options = options(32, batch);
+        let options = Options { lookup: batch, ..options(32, batch) };
         assert_eq!(Plan::new(&model, &options).total(), usize::MAX);
         let error = Session::new(&model, &options, &mut file("micro-Q4_0"), &mut Arena::new(&mut [0; 64])).unwrap_err();
         assert!(matches!(error, Error::Arena(TooSmall { needed: usize::MAX, .. })), "{error:?}");

@@ -1,9 +1,15 @@
 //! Prompt in, text out: the only module that sees all the others.
 //!
 //! [`Model::open`] checks the whole header, [`Plan`] tells how much memory a [`Session`] takes, and the session turns a
-//! prompt into tokens, one [`Session::next`] at a time.
+//! prompt into tokens, one [`Session::next`] at a time. [`Session::save`] and [`Session::restore`] carry it over a reset.
+
+mod lookup;
+mod saved;
 
 use core::fmt;
+use core::ops::Range;
+
+pub use saved::{Fingerprint, RestoreError, SAVED_VERSION, Saved};
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
@@ -55,6 +61,23 @@ pub struct Options {
     pub sampling: Params,
     /// Where the random numbers start.
     pub seed: u64,
+    /// Most tokens that are guessed from earlier text, to be checked in the same pass as the one before them; 0 is off.
+    ///
+    /// The text is the same, token by token; where it repeats itself, one pass of the weights makes several. A guess
+    /// costs a position's memory and arithmetic in the pass, and candidates of its own in the sampler.
+    pub lookup: usize,
+}
+
+impl Options {
+    /// Choices that one pass may serve: the next token, and one after each guess.
+    fn choices(&self) -> usize {
+        1 + self.lookup.min(self.state.context.saturating_sub(1))
+    }
+
+    /// Those of the model: all choices fit a batch.
+    fn of_model(&self) -> gpt2::Options {
+        gpt2::Options { batch: self.state.batch.max(self.choices()), ..self.state }
+    }
 }
 
 /// Arena bytes by region: plain arithmetic, known before the first weight is read.
@@ -64,7 +87,7 @@ pub struct Plan {
     pub model: gpt2::Plan,
     /// The tokenizer's index.
     pub tokenizer: usize,
-    /// Candidates and recent tokens.
+    /// Candidates, recent tokens and a hash, for each choice that a pass may serve.
     pub sampler: usize,
     /// The text so far, as tokens.
     pub tokens: usize,
@@ -75,9 +98,12 @@ impl Plan {
     pub fn new(model: &Model, options: &Options) -> Plan {
         let (config, context) = (&model.header.config, options.state.context);
         Plan {
-            model: gpt2::Plan::new(config, &options.state),
+            model: gpt2::Plan::new(config, &options.of_model()),
             tokenizer: Tokenizer::bytes(&model.vocabulary),
-            sampler: options.sampling.bytes(config.n_vocab, context),
+            sampler: options
+                .sampling
+                .bytes(config.n_vocab, context, options.choices())
+                .saturating_add(bytes_of::<u64>(options.choices())),
             tokens: bytes_of::<u32>(context),
         }
     }
@@ -131,9 +157,26 @@ impl StopReason {
     }
 }
 
+/// What happens when the context is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The text ends, with [`StopReason::Context`].
+    #[default]
+    Stop,
+    /// The text goes on with its first `keep` tokens and the newest half of the others: the middle is forgotten.
+    ///
+    /// GPT-2 learned an embedding for each position, so keys and values cannot move with their tokens: the newest half
+    /// is read again like a prompt, in batches, once every `(context - keep) / 2` tokens or so.
+    Slide {
+        /// Tokens at the start that are never forgotten.
+        keep: usize,
+    },
+}
+
 /// A hash over all logits that tokens were chosen from: equal hashes, equal bits.
 ///
-/// FNV-1a over the logits' 32-bit patterns, a word at a time.
+/// FNV-1a over the 32-bit patterns of the logits of each choice, then over those hashes, a word at a time: so the
+/// choices that follow from guesses can be hashed before it is known which of them count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogitsHash(u64);
 
@@ -144,11 +187,8 @@ impl Default for LogitsHash {
 }
 
 impl LogitsHash {
-    /// Takes in more logits.
-    pub fn update(&mut self, logits: &[f32]) {
-        for logit in logits {
-            self.0 = (self.0 ^ u64::from(logit.to_bits())).wrapping_mul(0x0100_0000_01b3);
-        }
+    fn update(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
     }
 }
 
@@ -167,9 +207,18 @@ pub struct Session<'a> {
     sampler: Sampler<'a>,
     tokens: &'a mut [u32], // the text so far (context)
     n_tokens: usize,
+    /// A hash over the logits of each choice (choices).
+    hashes: &'a mut [u64],
     n_vocab: usize,
-    /// The last position's place in the batch of the last pass.
+    /// The last token's place in the batch of the last pass; those of guesses are behind it.
     last: usize,
+    /// Choices whose candidates the sampler holds: the next token's, and those after each guess, while they are right.
+    ///
+    /// The guesses stand behind the text in `tokens`, and have positions in `state`.
+    ready: Range<usize>,
+    lookup: usize,
+    passes: u64,
+    overflow: Overflow,
     /// How many tokens may still be made.
     left: usize,
     stop: Option<StopReason>,
@@ -203,13 +252,21 @@ impl<'a> Session<'a> {
         }
         Ok(Session {
             weights: Weights::load(&model.header, &model.file, src, arena)?,
-            state: State::new(config, &options.state, arena)?,
+            state: State::new(config, &options.of_model(), arena)?,
             tokenizer: Tokenizer::load(&model.vocabulary, src, arena)?,
-            sampler: Sampler::new(options.sampling, options.seed, config.n_vocab, context, arena)?,
+            sampler: {
+                let Options { sampling, seed, .. } = *options;
+                Sampler::new(sampling, seed, config.n_vocab, context, options.choices(), arena)?
+            },
+            hashes: arena.take(options.choices())?,
             tokens: arena.take(context)?,
             n_tokens: 0,
             n_vocab: config.n_vocab,
             last: 0,
+            ready: 0..0,
+            lookup: options.lookup,
+            passes: 0,
+            overflow: Overflow::Stop,
             left: usize::MAX,
             stop: None,
             hash: None,
@@ -225,6 +282,7 @@ impl<'a> Session<'a> {
         sampling.check()?;
         self.sampler.set(sampling, seed, self.n_vocab, self.tokens.len())?;
         self.state.truncate(0);
+        self.ready = 0..0;
         (self.n_tokens, self.left, self.stop) = (0, usize::MAX, None);
         self.hash = self.hash.map(|_| LogitsHash::default());
         Ok(())
@@ -243,6 +301,7 @@ impl<'a> Session<'a> {
             return Err(gpt2::Error::Token { id: token.0, n_vocab: self.n_vocab }.into());
         }
         room.iter_mut().zip(tokens).for_each(|(room, token)| *room = token.0);
+        self.forget_guesses();
         self.n_tokens += tokens.len();
         self.stop = None;
         Ok(())
@@ -254,6 +313,7 @@ impl<'a> Session<'a> {
     /// It makes more tokens than the context has left → [`Error::Model`]; it cannot be encoded, or has a word too long
     /// for the buffers → [`Error::Tokenizer`]; then none is added.
     pub fn push_text<S: Source>(&mut self, src: &mut S, text: &[u8], control: Control) -> Result<usize, Error> {
+        self.forget_guesses();
         let room = &mut self.tokens[self.n_tokens..];
         let mut n = 0;
         let mut add = |token: Token| {
@@ -289,26 +349,106 @@ impl<'a> Session<'a> {
         self.stop = self.stop.filter(|&reason| reason != StopReason::MaxTokens);
     }
 
+    /// Says what happens when the context is full; a prompt must fit into what is left of it all the same.
+    ///
+    /// # Errors
+    /// Keeping so many tokens leaves no room for an old one that goes and a new one that stays →
+    /// [`Error::NoRoomToSlide`], and nothing changes.
+    pub fn set_overflow(&mut self, overflow: Overflow) -> Result<(), Error> {
+        let context = self.tokens.len();
+        if let Overflow::Slide { keep } = overflow
+            && keep.saturating_add(2) > context
+        {
+            return Err(Error::NoRoomToSlide { keep, context });
+        }
+        self.overflow = overflow;
+        self.stop = self.stop.filter(|&reason| reason != StopReason::Context);
+        Ok(())
+    }
+
+    /// Forgets the middle of a full context: what stays are the first `keep` tokens, with their keys and values, and
+    /// the newest half of the others.
+    fn slide(&mut self, keep: usize) {
+        let newest = (self.n_tokens - keep) / 2;
+        self.tokens.copy_within(self.n_tokens - newest..self.n_tokens, keep);
+        self.n_tokens = keep + newest;
+        self.ready = 0..0;
+        self.state.truncate(keep);
+    }
+
+    /// How many tokens were added that no pass has run yet.
+    pub fn pending(&self) -> usize {
+        self.n_tokens.saturating_sub(self.state.len())
+    }
+
+    /// How many passes of the weights were made.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
     /// Runs one batch of the tokens that were added since, and says how many are left.
     ///
     /// # Errors
     /// The source failed → [`Error::Source`]; the same batch can be run again.
     pub fn pass<S: Source>(&mut self, src: &mut S) -> Result<usize, Error> {
-        let done = self.state.len();
-        let n = self.state.batch().min(self.n_tokens - done);
-        if n > 0 {
-            let tokens = self.tokens[done..done + n].iter().copied();
-            gpt2::forward(src, &self.weights, &mut self.state, tokens, done + n == self.n_tokens)?;
-            self.last = n - 1;
+        if self.pending() > 0 {
+            self.run(src, 0)?;
         }
-        Ok(self.n_tokens - self.state.len())
+        Ok(self.pending())
+    }
+
+    /// Runs one batch of what is pending, with up to `ahead` guesses behind it.
+    fn run<S: Source>(&mut self, src: &mut S, ahead: usize) -> Result<(), Error> {
+        let done = self.state.len();
+        let end = (self.n_tokens + ahead).min(done + self.state.batch());
+        let tokens = self.tokens[done..end].iter().copied();
+        gpt2::forward(src, &self.weights, &mut self.state, tokens, end >= self.n_tokens)?;
+        self.passes += 1;
+        self.last = self.n_tokens.min(end) - 1 - done;
+        Ok(())
+    }
+
+    /// Runs what is pending and guesses behind it, and hands the logits after the text and after each guess to the
+    /// sampler, from one reading of the head.
+    fn look_ahead<S: Source>(&mut self, src: &mut S) -> Result<(), Error> {
+        if self.pending() > 0 {
+            let room = self.tokens.len() - self.n_tokens - 1;
+            let most = self.lookup.min(room).min(self.left - 1);
+            let ahead = lookup::guess(self.tokens, self.n_tokens, most);
+            while self.pending() > 0 {
+                self.run(src, ahead)?;
+            }
+        }
+        // As many as had room in the batch, or were run before the head failed.
+        let ahead = self.state.len() - self.n_tokens;
+        self.sampler.begin(&self.tokens[..self.n_tokens + ahead], self.n_tokens);
+        self.hashes[..=ahead].fill(LogitsHash::default().0);
+        let (sampler, hashes, hashed) = (&mut self.sampler, &mut self.hashes, self.hash.is_some());
+        let positions = self.last..self.last + 1 + ahead;
+        gpt2::logits(src, &self.weights, &mut self.state, positions, |choice, first, logits| {
+            sampler.push(choice, first as u32, logits);
+            if hashed {
+                let mut hash = LogitsHash(hashes[choice]);
+                logits.iter().for_each(|logit| hash.update(u64::from(logit.to_bits())));
+                hashes[choice] = hash.0;
+            }
+        })?;
+        self.ready = 0..1 + ahead;
+        Ok(())
+    }
+
+    /// Takes back the positions of guesses, and the choices that follow from them.
+    fn forget_guesses(&mut self) {
+        self.ready = 0..0;
+        self.state.truncate(self.n_tokens);
     }
 
     /// Makes the next token and adds it to the text; `None` when the text has ended, for the reason that
     /// [`stop_reason`](Session::stop_reason) tells.
     ///
-    /// Runs what is left of the prompt first. An empty text starts from the token that begins every text. A token
-    /// costs one pass of all weights, which [`Header::bytes_per_token`] tells.
+    /// Runs what is left of the prompt first, and after a slide ([`Overflow`]) what stays of the text. An empty text starts from the token that begins every text. A token
+    /// costs one pass of all weights, which [`Header::bytes_per_token`] tells, or none if it was guessed
+    /// ([`Options::lookup`]).
     ///
     /// # Errors
     /// The source failed → [`Error::Source`]; a logit is not finite → [`Error::Sampler`]; the text is empty and the
@@ -319,30 +459,41 @@ impl<'a> Session<'a> {
             let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
             self.push(&[start])?;
         }
+        let full = self.n_tokens == self.tokens.len();
         if self.left == 0 {
             self.stop.get_or_insert(StopReason::MaxTokens);
-        } else if self.n_tokens == self.tokens.len() {
+        } else if full && self.overflow == Overflow::Stop {
             self.stop.get_or_insert(StopReason::Context);
         }
         if self.stop.is_some() {
             return Ok(None);
         }
-        while self.pass(src)? > 0 {}
-        self.sampler.begin(&self.tokens[..self.n_tokens]);
-        let (sampler, mut hash) = (&mut self.sampler, self.hash);
-        gpt2::logits(src, &self.weights, &mut self.state, self.last..self.last + 1, |_, first, logits| {
-            sampler.push(first as u32, logits);
-            if let Some(hash) = &mut hash {
-                hash.update(logits);
-            }
-        })?;
-        let token = self.sampler.pick()?;
-        self.hash = hash; // not before: a pass that failed is run again, and counts once
+        if let Overflow::Slide { keep } = self.overflow
+            && full
+        {
+            self.slide(keep);
+        }
+        if self.ready.is_empty() {
+            self.look_ahead(src)?;
+        }
+        let choice = self.ready.start;
+        let token = self.sampler.pick(choice)?;
+        self.ready.start += 1;
+        if let Some(hash) = &mut self.hash {
+            hash.update(self.hashes[choice]);
+        }
         if self.tokenizer.vocabulary().is_end(token) {
+            self.forget_guesses();
             self.stop = Some(StopReason::EndOfText);
             return Ok(None);
         }
-        self.push(&[token])?;
+        if !self.ready.is_empty() && self.tokens[self.n_tokens] == token.0 {
+            self.last += 1; // guessed right: its position is there, and so is the next choice
+        } else {
+            self.forget_guesses();
+            self.tokens[self.n_tokens] = token.0;
+        }
+        self.n_tokens += 1;
         self.left -= 1;
         Ok(Some(token))
     }
@@ -357,9 +508,19 @@ impl<'a> Session<'a> {
         self.stop
     }
 
-    /// The text so far.
+    /// The text so far, less what slides forgot.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token> {
         self.tokens[..self.n_tokens].iter().copied().map(Token)
+    }
+
+    /// How many random numbers were drawn since the generator was started from its seed: one a token, none if greedy.
+    pub fn draws(&self) -> u64 {
+        self.sampler.draws()
+    }
+
+    /// Skips random numbers: a text, its seed and its draws are all it takes to go on with it elsewhere.
+    pub fn skip_draws(&mut self, n: u64) {
+        self.sampler.skip_draws(n);
     }
 
     /// What turns tokens into bytes.
@@ -403,6 +564,13 @@ pub enum Error {
     },
     /// The prompt is empty, and the vocabulary has no token that begins a text.
     EmptyPrompt,
+    /// So many tokens are to be kept that a full context has no room for new ones.
+    NoRoomToSlide {
+        /// Tokens to keep.
+        keep: usize,
+        /// Positions there are.
+        context: usize,
+    },
 }
 
 impl From<source::Error> for Error {
@@ -468,6 +636,12 @@ impl fmt::Display for Error {
                     "the vocabulary has {tokens} tokens, the token embedding {rows} rows: convert the model again"
                 )
             }
+            Error::NoRoomToSlide { keep, context } => write!(
+                f,
+                "{keep} tokens are to be kept of a context of {context}, which leaves no room for new ones: keep at \
+                 most {}, or use a larger context",
+                context.saturating_sub(2)
+            ),
             Error::EmptyPrompt => f.write_str("the prompt is empty and the vocabulary has no token to start from"),
         }
     }

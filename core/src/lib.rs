@@ -15,7 +15,8 @@
 //!
 //! At the last position the head streams its rows, one per token of the vocabulary, straight into the [`sampler`],
 //! which keeps no more logits than its controls need and draws one token. Its bytes are decoded, and it becomes the
-//! next position: one more pass of the weights, for the next token. [`generate::Session`] is this loop.
+//! next position: one more pass of the weights, for the next token. [`generate::Session`] is this loop. Where the text
+//! repeats itself, tokens can be guessed and checked together, in the same pass.
 //!
 //! A person or a script asks for all this in lines ([`console`]), the same ones on the desk and on a board.
 //!
@@ -43,6 +44,7 @@
 //!     state: gpt2::Options { context: 128, batch: 8, kv: KvFormat::Q8_0 },
 //!     sampling: Params::default(),
 //!     seed: 42,
+//!     lookup: 0,
 //! };
 //! let mut session = Session::new(&model, &options, &mut src, &mut Arena::new(memory))?;
 //! session.push_text(&mut src, b"Once upon a time", Control::Ignore)?;

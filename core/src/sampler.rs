@@ -1,7 +1,8 @@
 //! Logits in, a token out: greedy, or drawn after temperature, top-k, top-p and min-p.
 //!
 //! Logits arrive in pieces, as the head streams its rows, and only what the controls need is kept: the best one for
-//! greedy, `top_k` of them for top-k, all of them only where neither bounds the choice. The controls have the names,
+//! greedy, `top_k` of them for top-k, all of them only where neither bounds the choice. Several choices, each after one more
+//! token of a guess, can be kept from one reading of the head, and are then made in order. The controls have the names,
 //! the meaning and the order of Hugging Face's `GenerationConfig`: repetition penalty, temperature, top-k, top-p, min-p.
 
 use core::fmt;
@@ -73,9 +74,14 @@ impl Params {
         if self.repetition_penalty == 1.0 { 0 } else { self.repetition_window.min(context) }
     }
 
-    /// Arena bytes of a sampler with these controls.
-    pub fn bytes(&self, n_vocab: usize, context: usize) -> usize {
-        bytes_of::<u64>(self.kept(n_vocab)).saturating_add(bytes_of::<u32>(self.window(context)))
+    fn penalised(&self, logit: f32) -> f32 {
+        if logit > 0.0 { logit / self.repetition_penalty } else { logit * self.repetition_penalty }
+    }
+
+    /// Arena bytes of a sampler with these controls, for so many choices at once.
+    pub fn bytes(&self, n_vocab: usize, context: usize, choices: usize) -> usize {
+        let each = |n: usize| n.saturating_mul(choices);
+        bytes_of::<u64>(each(self.kept(n_vocab))).saturating_add(bytes_of::<u32>(each(self.window(context))))
     }
 }
 
@@ -124,18 +130,28 @@ impl core::error::Error for Error {}
 #[derive(Debug)]
 pub struct Sampler<'a> {
     params: Params,
+    seed: u64,
     rng: Pcg32,
-    /// Candidates: see [`candidate`]; a heap with the worst on top while logits arrive (kept).
-    kept: &'a mut [u64],
-    n_kept: usize,
+    /// Numbers drawn from `rng` since its seed.
+    draws: u64,
+    /// Choices that can be made at once.
+    choices: usize,
+    /// How many candidates are kept for each choice.
     limit: usize,
-    /// The tokens that the penalty looks at, ascending (window).
+    /// How many of the last tokens the penalty looks at.
+    window: usize,
+    /// Candidates: see [`candidate`]; a heap with the worst on top while logits arrive (choices, limit).
+    kept: &'a mut [u64],
+    /// The tokens that the penalty looks at, ascending, [`NO_TOKEN`] where the text is shorter (choices, window).
     recent: &'a mut [u32],
-    n_recent: usize,
-    /// How many of `recent` lie before the next logit.
-    passed: usize,
-    not_finite: Option<Token>,
+    /// Logits each choice was given.
+    n_pushed: usize,
+    /// The first choice with a logit that is not finite, and whose logit it is.
+    not_finite: Option<(usize, Token)>,
 }
+
+/// No token has this id.
+const NO_TOKEN: u32 = u32::MAX;
 
 /// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
 fn candidate(logit: f32, id: u32) -> u64 {
@@ -155,7 +171,7 @@ fn logit(candidate: u64) -> f32 {
 }
 
 impl<'a> Sampler<'a> {
-    /// Cuts what `params` need from `arena`: the bytes that [`Params::bytes`] tells.
+    /// Cuts what `params` need for `choices` at once from `arena`: the bytes that [`Params::bytes`] tells.
     ///
     /// # Errors
     /// Too little memory → [`TooSmall`].
@@ -164,18 +180,22 @@ impl<'a> Sampler<'a> {
         seed: u64,
         n_vocab: usize,
         context: usize,
+        choices: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, TooSmall> {
+        let (limit, window) = (params.kept(n_vocab), params.window(context));
         Ok(Sampler {
-            rng: Pcg32::seed_from_u64(seed),
-            kept: arena.take(params.kept(n_vocab))?,
-            n_kept: 0,
-            limit: params.kept(n_vocab),
-            recent: arena.take(params.window(context))?,
-            n_recent: 0,
-            passed: 0,
-            not_finite: None,
             params,
+            seed,
+            rng: Pcg32::seed_from_u64(seed),
+            draws: 0,
+            choices,
+            limit,
+            window,
+            kept: arena.take(limit.saturating_mul(choices))?,
+            recent: arena.take(window.saturating_mul(choices))?,
+            n_pushed: 0,
+            not_finite: None,
         })
     }
 
@@ -184,71 +204,99 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// They need more memory than was cut → [`TooSmall`], and the old ones stay.
     pub fn set(&mut self, params: Params, seed: u64, n_vocab: usize, context: usize) -> Result<(), TooSmall> {
-        let (kept, window) = (params.kept(n_vocab), params.window(context));
-        if kept > self.kept.len() || window > self.recent.len() {
+        let (limit, window) = (params.kept(n_vocab), params.window(context));
+        let too_many = |n: usize, of: usize| n.saturating_mul(self.choices) > of;
+        if too_many(limit, self.kept.len()) || too_many(window, self.recent.len()) {
             let have = bytes_of::<u64>(self.kept.len()) + bytes_of::<u32>(self.recent.len());
-            return Err(TooSmall { needed: params.bytes(n_vocab, context), have });
+            return Err(TooSmall { needed: params.bytes(n_vocab, context, self.choices), have });
         }
-        (self.params, self.limit, self.rng) = (params, kept, Pcg32::seed_from_u64(seed));
+        (self.params, self.limit, self.window) = (params, limit, window);
+        (self.seed, self.rng, self.draws) = (seed, Pcg32::seed_from_u64(seed), 0);
         Ok(())
     }
 
-    /// Starts a choice: `history` is the text so far, which the repetition penalty looks at.
-    pub fn begin(&mut self, history: &[u32]) {
-        self.n_kept = 0;
-        self.not_finite = None;
-        self.passed = 0;
-        self.n_recent = self.params.window(history.len()).min(self.recent.len());
-        let recent = &mut self.recent[..self.n_recent];
-        recent.copy_from_slice(&history[history.len() - recent.len()..]);
-        recent.sort_unstable();
+    /// The controls.
+    pub fn params(&self) -> Params {
+        self.params
     }
 
-    /// Takes the logits of the tokens from id `first` on; pieces come in ascending order of ids.
-    pub fn push(&mut self, first: u32, logits: &[f32]) {
+    /// Where the random numbers started.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// How many random numbers were drawn since the seed: one a choice, none if greedy.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// Skips `n` random numbers, in a time that hardly depends on `n`.
+    pub fn skip_draws(&mut self, n: u64) {
+        self.rng.advance(n);
+        self.draws = self.draws.wrapping_add(n);
+    }
+
+    /// Starts choices after the first `n` tokens of `history`, after the first `n + 1`, and so on to all of it.
+    ///
+    /// The repetition penalty of each looks at its own part of the text.
+    ///
+    /// # Panics
+    /// There are more than were planned, or `n` is beyond the text.
+    pub fn begin(&mut self, history: &[u32], n: usize) {
+        (self.n_pushed, self.not_finite) = (0, None);
+        for (choice, end) in (n..=history.len()).enumerate() {
+            let recent = &mut self.recent[choice * self.window..][..self.window];
+            let (used, rest) = recent.split_at_mut(self.window.min(end));
+            used.copy_from_slice(&history[end - used.len()..end]);
+            used.sort_unstable();
+            rest.fill(NO_TOKEN);
+        }
+    }
+
+    /// Takes a choice's logits of the tokens from id `first` on: from 0 to the last, in pieces that join.
+    pub fn push(&mut self, choice: usize, first: u32, logits: &[f32]) {
+        let limit = self.limit;
+        let kept = &mut self.kept[choice * limit..][..limit];
+        let recent = &self.recent[choice * self.window..][..self.window];
+        let mut recent = &recent[recent.partition_point(|&recent| recent < first)..];
+        let mut n_kept = limit.min(first as usize);
+        self.n_pushed = first as usize + logits.len();
         for (id, &logit) in (first..).zip(logits) {
-            if !logit.is_finite() {
-                self.not_finite.get_or_insert(Token(id));
-                continue;
+            if !logit.is_finite() && self.not_finite.is_none_or(|(earlier, _)| choice < earlier) {
+                self.not_finite = Some((choice, Token(id)));
             }
-            let candidate = candidate(self.penalised(id, logit), id);
-            if self.n_kept < self.limit {
-                self.kept[self.n_kept] = candidate;
-                self.n_kept += 1;
-                if self.n_kept == self.limit {
+            let is_recent = recent.first() == Some(&id);
+            while recent.first() == Some(&id) {
+                recent = &recent[1..];
+            }
+            let candidate = candidate(if is_recent { self.params.penalised(logit) } else { logit }, id);
+            if n_kept < limit {
+                kept[n_kept] = candidate;
+                n_kept += 1;
+                if n_kept == limit {
                     // The worst on top, so that one comparison turns most later logits away.
-                    for i in (0..self.limit / 2).rev() {
-                        sift_down(&mut self.kept[..self.limit], i);
+                    for i in (0..limit / 2).rev() {
+                        sift_down(kept, i);
                     }
                 }
-            } else if candidate > self.kept[0] {
-                self.kept[0] = candidate;
-                sift_down(&mut self.kept[..self.limit], 0);
+            } else if candidate > kept[0] {
+                kept[0] = candidate;
+                sift_down(kept, 0);
             }
         }
     }
 
-    fn penalised(&mut self, id: u32, logit: f32) -> f32 {
-        let recent = &self.recent[..self.n_recent];
-        while recent.get(self.passed).is_some_and(|&recent| recent < id) {
-            self.passed += 1;
-        }
-        match recent.get(self.passed) {
-            Some(&recent) if recent == id && logit > 0.0 => logit / self.params.repetition_penalty,
-            Some(&recent) if recent == id => logit * self.params.repetition_penalty,
-            _ => logit,
-        }
-    }
-
-    /// Chooses a token from the logits taken since [`begin`](Sampler::begin).
+    /// Chooses a token from the logits that a choice was given since [`begin`](Sampler::begin).
+    ///
+    /// Choices are made in order, and each draws one number: those after it may as well be left.
     ///
     /// # Errors
     /// One of them is NaN or infinite, or there were none → [`Error::NotFinite`].
-    pub fn pick(&mut self) -> Result<Token, Error> {
-        if let Some(token) = self.not_finite {
+    pub fn pick(&mut self, choice: usize) -> Result<Token, Error> {
+        if let Some((_, token)) = self.not_finite.filter(|&(bad, _)| bad == choice) {
             return Err(Error::NotFinite { token });
         }
-        let kept = &mut self.kept[..self.n_kept];
+        let kept = &mut self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)];
         kept.sort_unstable_by(|a, b| b.cmp(a));
         let Some(&best) = kept.first() else { return Err(Error::NotFinite { token: Token(0) }) };
         let Params { temperature, top_p, min_p, .. } = self.params;
@@ -276,6 +324,7 @@ impl<'a> Sampler<'a> {
         let total: f32 = kept.iter().map(|&c| weight(c)).sum();
 
         // 24 random bits are all the fraction bits an f32 in 0..1 has.
+        self.draws = self.draws.wrapping_add(1);
         let mut left = (self.rng.next_u32() >> 8) as f32 / 16_777_216.0 * total;
         for &candidate in kept {
             left -= weight(candidate);
@@ -320,16 +369,16 @@ mod tests {
 
     /// Draws `n` tokens from the same logits, pushed in pieces of 7.
     fn draw(params: Params, seed: u64, logits: &[f32], history: &[u32], n: usize) -> Vec<u32> {
-        let mut memory = vec![0; params.bytes(N, history.len()) + 16];
+        let mut memory = vec![0; params.bytes(N, history.len(), 1) + 16];
         let mut arena = Arena::new(&mut memory);
-        let mut sampler = Sampler::new(params, seed, N, history.len(), &mut arena).unwrap();
-        assert_eq!(arena.used(), params.bytes(N, history.len()));
+        let mut sampler = Sampler::new(params, seed, N, history.len(), 1, &mut arena).unwrap();
+        assert_eq!(arena.used(), params.bytes(N, history.len(), 1));
         let draw = |_| {
-            sampler.begin(history);
+            sampler.begin(history, history.len());
             for (i, piece) in logits.chunks(7).enumerate() {
-                sampler.push(i as u32 * 7, piece);
+                sampler.push(0, i as u32 * 7, piece);
             }
-            sampler.pick().unwrap().0
+            sampler.pick(0).unwrap().0
         };
         (0..n).map(draw).collect()
     }
@@ -419,10 +468,39 @@ mod tests {
         let mut memory = [0; 4096];
         let params = Params { top_k: 5, ..Params::default() };
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut sampler = Sampler::new(params, 1, N, 0, &mut Arena::new(&mut memory)).unwrap();
-            sampler.begin(&[]);
-            sampler.push(0, &[1.0, bad, 2.0]);
-            assert_eq!(sampler.pick(), Err(Error::NotFinite { token: Token(1) }));
+            let mut sampler = Sampler::new(params, 1, N, 4, 2, &mut Arena::new(&mut memory)).unwrap();
+            sampler.begin(&[7], 0);
+            sampler.push(1, 0, &[1.0, bad, 2.0]);
+            sampler.push(0, 0, &[1.0, 3.0, 2.0]);
+            // A choice that follows from a guess may never be made: only then is it an error.
+            assert!(sampler.pick(0).is_ok());
+            assert_eq!(sampler.pick(1), Err(Error::NotFinite { token: Token(1) }));
+        }
+    }
+
+    #[test]
+    fn choices_kept_together_are_those_made_one_by_one() {
+        let history: Vec<u32> = (0..40).map(|i| i * 7 % 31).collect();
+        for params in [
+            Params { repetition_penalty: 1.5, repetition_window: 8, ..Params::default() },
+            Params { top_k: 0, repetition_penalty: 1.2, ..Params::default() },
+            Params::greedy(),
+        ] {
+            let sampler = |memory| Sampler::new(params, 9, N, 40, 4, &mut Arena::new(memory)).unwrap();
+            let mut memories = [(); 2].map(|()| vec![0xff; params.bytes(N, 40, 4) + 16]);
+            let [memory, other] = &mut memories;
+            let (mut together, mut single) = (sampler(memory), sampler(other));
+            for n in [0, 1, 5, 37] {
+                together.begin(&history[..n + 3], n);
+                for first in (0..N).step_by(50) {
+                    (0..4).for_each(|i| together.push(i, first as u32, &logits(i as u64)[first..first + 50]));
+                }
+                for i in 0..4 {
+                    single.begin(&history[..n + i], n + i);
+                    single.push(0, 0, &logits(i as u64));
+                    assert_eq!(together.pick(i), single.pick(0), "{params:?}: choice {i} after {n}");
+                }
+            }
         }
     }
 

@@ -124,7 +124,7 @@ fn type_at(file: &[u8], tensor: &str) -> usize {
 #[test]
 fn text_goes_to_stdout_and_all_else_to_stderr() {
     let plain = run(&["generate", "Once upon a time", "-n", "12", "--stats", "--logits-hash"]);
-    assert_eq!(plain.err.lines().count(), 8, "{}", plain.err);
+    assert_eq!(plain.err.lines().count(), 9, "{}", plain.err);
     assert!(plain.err.starts_with("the built-in model: GPT-2, "));
     for figure in
         ["stop            max_tokens", "prompt          4 tokens, ", "new             12 tokens, ", "logits hash     "]
@@ -161,6 +161,7 @@ fn json_lines_are_tokens_and_a_summary() {
         "decode_tokens_per_s",
         "kernel",
         "new_tokens",
+        "passes",
         "prefill_tokens_per_s",
         "prompt_tokens",
         "stop",
@@ -221,8 +222,79 @@ fn a_text_ends_where_it_must() {
     assert_eq!((&stop[..], n, lines.len()), ("context", 0, 0));
     let (stop, n, lines) = end(&["abcdef", "-n", "0"]);
     assert_eq!((&stop[..], n, lines.len()), ("max_tokens", 0, 0));
+    // Past the end of the context.
+    let (stop, n, lines) = end(&["abcdef", "--temperature", "3", "--seed", "1", "--overflow", "slide:4", "-n", "70"]);
+    assert_eq!((&stop[..], n, lines.len()), ("max_tokens", 70, 70));
+    run(&["generate", "-m", &model, "a", "--overflow", "slide:31"]).fails(&[
+        "31 tokens",
+        "context of 32",
+        "at most 30",
+    ]);
     // Without a prompt it starts from the token that begins a text.
     assert_eq!(end(&["-n", "3"]), end(&["", "-n", "3"]));
+}
+
+#[test]
+fn a_saved_text_goes_on_in_another_process() {
+    let folder = Folder::new("saved");
+    let path = folder.path("a.session");
+    for kv in ["f32", "f16", "q8_0"] {
+        let options =
+            ["--kv", kv, "--context", "160", "--temperature", "1.1", "--seed", "5", "--repetition-penalty", "1.1"];
+        let json = |args: &[&str]| run(&[&["generate", "--json", "--logits-hash"], args].concat()).lines();
+        let whole = json(&[&["Once upon a time", "-n", "100"], &options[..]].concat());
+        let first = json(&[&["Once upon a time", "-n", "50", "--save", &path], &options[..]].concat());
+        let then = json(&["-n", "50", "--resume", &path, "--batch", "3"]);
+        assert_eq!((whole.len(), first.len(), then.len()), (101, 51, 51));
+        assert!(whole[..50] == first[..50] && whole[50..100] == then[..50], "{kv}");
+        assert_eq!(whole[100]["logits_hash"], then[50]["logits_hash"], "{kv}");
+        // With more to say, and once more in place of itself.
+        let more = json(&["and the", "-n", "1", "--resume", &path, "--save", &path]);
+        assert_eq!(more.last().unwrap()["prompt_tokens"], 4 + 50 + 2);
+        let more = json(&["--resume", &path, "-n", "1"]);
+        assert_eq!(more.last().unwrap()["prompt_tokens"], 4 + 50 + 3);
+    }
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "a part of a file is left");
+
+    let resume = |args: &[&str]| run(&[&["generate", "--resume", &path], args].concat());
+    resume(&["--kv", "f32"]).misuse(&["--resume", "--kv"]);
+    resume(&["--seed", "1"]).misuse(&["--resume", "--seed"]);
+    resume(&["-m", &vector(MICRO)]).fails(&["a.session", "another model", "fingerprint"]);
+    resume(&["-n", "1", "--save", text(&folder.0)]).fails(&["no regular file"]);
+    run(&["generate", "--resume", &folder.path("none")]).fails(&["cannot read", "none", "No such file"]);
+    let mut bytes = fs::read(&path).unwrap();
+    for (name, bytes, words) in [
+        ("short", &bytes[..bytes.len() - 1], "ends early"),
+        ("empty", &[], "ends early"),
+        ("page", b"<!DOCTYPE html>", "no saved session"),
+        ("long", &[&bytes[..], b"x"].concat(), "more in it"),
+    ] {
+        run(&["generate", "--resume", &folder.file(name, bytes)]).fails(&[name, words]);
+    }
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    run(&["generate", "--resume", &folder.file("bit", &bytes)]).fails(&["bit", "damaged"]);
+}
+
+#[test]
+fn guesses_save_passes_and_change_nothing() {
+    let prompt = "one two three ".repeat(4);
+    let lines = |lookup: &str, seed: &str| {
+        let args = ["generate", &prompt, "-n", "60", "--json", "--logits-hash", "--lookup", lookup, "--seed", seed];
+        run(&[&args[..], &["--temperature", "0.2"]].concat()).lines()
+    };
+    let (mut plain, mut guessed) = (0, 0);
+    for seed in ["1", "2", "3"] {
+        let (mut without, mut with) = (lines("0", seed), lines("6", seed));
+        let ends = [without.pop().unwrap(), with.pop().unwrap()];
+        assert_eq!(without, with);
+        assert_eq!(ends[0]["logits_hash"], ends[1]["logits_hash"]);
+        assert_eq!(ends[0]["stop"], ends[1]["stop"]);
+        plain += ends[0]["passes"].as_u64().unwrap();
+        guessed += ends[1]["passes"].as_u64().unwrap();
+        assert!(ends[1]["arena_bytes"].as_u64() >= ends[0]["arena_bytes"].as_u64());
+    }
+    assert!(guessed < plain, "{guessed} passes, without guesses {plain}");
 }
 
 #[test]
@@ -538,6 +610,9 @@ fn what_is_asked_must_be_possible() {
         (&["--stop", ""], &["--stop", "1 to 64"]),
         (&["--stop", &long], &["--stop", "1 to 64"]),
         (&["--batch", "0"], &["--batch", "1..="]),
+        (&["--lookup", "256"], &["--lookup", "0..=255"]),
+        (&["--overflow", "slide"], &["--overflow", "stop, or slide:KEEP"]),
+        (&["--overflow", "slide:-1"], &["--overflow", "stop, or slide:KEEP"]),
         (&["-n", "-1"], &["-1"]),
         (&["--seed", "x"], &["--seed"]),
         (&["--no-such-flag"], &["--no-such-flag"]),
@@ -568,7 +643,10 @@ fn interrupt(child: &Child) {
 #[test]
 fn text_streams_and_ctrl_c_ends_it() {
     // Seed and controls of a text that goes on until the context is full.
+    let folder = Folder::new("interrupted");
+    let saved = folder.path("a.session");
     let args = ["generate", "Once upon a time", "--top-k", "0", "--temperature", "3", "-n", "500", "--stats"];
+    let args = [&args[..], &["--save", &saved]].concat();
     let mut child = command(&args).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0];
@@ -580,6 +658,8 @@ fn text_streams_and_ctrl_c_ends_it() {
     assert_eq!(run.code, Some(130), "{}", run.err);
     assert!(rest.ends_with('\n'), "{rest}");
     assert!(run.err.contains("stop            interrupted\n") && run.err.contains("read per token  "), "{}", run.err);
+    let next = self::run(&["generate", "--resume", &saved, "-n", "3", "--json"]).lines();
+    assert_eq!((next.len(), &next[3]["stop"]), (4, &"max_tokens".into()));
 }
 
 #[cfg(unix)]

@@ -74,6 +74,52 @@ impl<'a> Rows<'a> {
         }
     }
 
+    fn format(&self) -> KvFormat {
+        match self {
+            Rows::F32(_) => KvFormat::F32,
+            Rows::F16(_) => KvFormat::F16,
+            Rows::Q8_0 { .. } => KvFormat::Q8_0,
+        }
+    }
+
+    /// Bytes that [`save`](Rows::save) hands on for a row of `n` values.
+    fn row_bytes(&self, n: usize) -> usize {
+        match self {
+            Rows::F32(_) => n * size_of::<f32>(),
+            Rows::F16(_) => n * size_of::<u16>(),
+            Rows::Q8_0 { .. } => n + n / GROUP * size_of::<f32>(),
+        }
+    }
+
+    /// Hands on a row as it is stored, little-endian.
+    fn save<E>(&self, at: Range<usize>, sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        match self {
+            Rows::F32(values) => values[at].iter().try_for_each(|value| sink(&value.to_le_bytes())),
+            Rows::F16(values) => values[at].iter().try_for_each(|value| sink(&value.to_le_bytes())),
+            Rows::Q8_0 { q, d } => {
+                sink(bytemuck::cast_slice(&q[at.clone()]))?;
+                d[at.start / GROUP..at.end / GROUP].iter().try_for_each(|d| sink(&d.to_le_bytes()))
+            }
+        }
+    }
+
+    /// Takes back what [`save`](Rows::save) handed on.
+    fn restore<E>(&mut self, at: Range<usize>, read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+        match self {
+            Rows::F32(values) => read_f32s(&mut values[at], read),
+            Rows::F16(values) => values[at].iter_mut().try_for_each(|value| {
+                let mut bytes = [0; size_of::<u16>()];
+                read(&mut bytes)?;
+                *value = u16::from_le_bytes(bytes);
+                Ok(())
+            }),
+            Rows::Q8_0 { q, d } => {
+                read(bytemuck::cast_slice_mut(&mut q[at.clone()]))?;
+                read_f32s(&mut d[at.start / GROUP..at.end / GROUP], read)
+            }
+        }
+    }
+
     /// Lends values as f32, through `buffer` where they are stored otherwise.
     fn values<'b>(&'b self, at: Range<usize>, buffer: &'b mut [f32]) -> &'b [f32] {
         let buffer = &mut buffer[..at.len()];
@@ -92,6 +138,15 @@ impl<'a> Rows<'a> {
         }
         buffer
     }
+}
+
+fn read_f32s<E>(values: &mut [f32], read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+    values.iter_mut().try_for_each(|value| {
+        let mut bytes = [0; size_of::<f32>()];
+        read(&mut bytes)?;
+        *value = f32::from_le_bytes(bytes);
+        Ok(())
+    })
 }
 
 /// Keys and values of every layer and position.
@@ -137,6 +192,39 @@ impl<'a> Kv<'a> {
 
     fn at(&self, layer: usize, position: usize) -> usize {
         (layer * self.context + position) * self.n_embd
+    }
+
+    pub(super) fn format(&self) -> KvFormat {
+        self.keys.format()
+    }
+
+    /// Bytes of a position's key or value in one layer, as [`save`](Kv::save) hands them on.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.keys.row_bytes(self.n_embd)
+    }
+
+    /// Hands on the key and the value of a position as they are stored, little-endian.
+    pub(super) fn save<E>(
+        &self,
+        layer: usize,
+        position: usize,
+        sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let at = self.at(layer, position);
+        self.keys.save(at..at + self.n_embd, sink)?;
+        self.values.save(at..at + self.n_embd, sink)
+    }
+
+    /// Takes back what [`save`](Kv::save) handed on.
+    pub(super) fn restore<E>(
+        &mut self,
+        layer: usize,
+        position: usize,
+        read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let at = self.at(layer, position);
+        self.keys.restore(at..at + self.n_embd, read)?;
+        self.values.restore(at..at + self.n_embd, read)
     }
 
     /// Stores the key and the value (n_embd) of a position.

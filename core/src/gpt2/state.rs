@@ -133,6 +133,52 @@ impl<'a> State<'a> {
         self.batch
     }
 
+    /// How keys and values are stored.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv.format()
+    }
+
+    /// Bytes of one position's keys and values, as [`save`](State::save) hands them on.
+    pub fn position_bytes(&self) -> usize {
+        2 * self.config.n_layer * self.kv.row_bytes()
+    }
+
+    /// Hands on the keys and values of the first `n` positions as they are stored, little-endian.
+    ///
+    /// # Errors
+    /// The sink's own.
+    ///
+    /// # Panics
+    /// There are fewer positions.
+    pub fn save<E>(&self, n: usize, sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        assert!(n <= self.len, "{n} positions of {}", self.len);
+        for position in 0..n {
+            for layer in 0..self.config.n_layer {
+                self.kv.save(layer, position, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the keys and values of the first `n` positions from `read`, which fills what it is given.
+    ///
+    /// # Errors
+    /// The reader's own, and then there are no positions.
+    ///
+    /// # Panics
+    /// The context is shorter.
+    pub fn restore<E>(&mut self, n: usize, read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+        assert!(n <= self.context, "{n} positions of {}", self.context);
+        self.len = 0;
+        for position in 0..n {
+            for layer in 0..self.config.n_layer {
+                self.kv.restore(layer, position, read)?;
+            }
+        }
+        self.len = n;
+        Ok(())
+    }
+
     /// A buffer that is free between passes: at least three times `n_embd` words.
     pub fn scratch(&mut self) -> &mut [u32] {
         bytemuck::cast_slice_mut(self.wide)

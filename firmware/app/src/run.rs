@@ -38,7 +38,7 @@ impl Default for Settings {
     fn default() -> Self {
         let state = gpt2::Options { context: 0, batch: 1, kv: KvFormat::F32 };
         Settings {
-            options: Options { state, sampling: Params::default(), seed: 42 },
+            options: Options { state, sampling: Params::default(), seed: 42, lookup: 0 },
             context_asked: false,
             batch_asked: false,
             max: 64,

@@ -1,9 +1,9 @@
 //! `gptrickle generate`: a prompt in, text out, token by token.
 
 use std::convert::Infallible;
-use std::fs;
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,18 +11,22 @@ use std::time::Instant;
 use anyhow::Context;
 use bytesize::ByteSize;
 use gptrickle_core::arena::Arena;
-use gptrickle_core::generate::{Options, Plan, Session, StopReason};
+use gptrickle_core::generate::{Fingerprint, Options, Overflow, Plan, Saved, Session, StopReason};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::tokenizer::{Control, Flow, MAX_STOP, TextStream, Token};
 use serde::Serialize;
 
 use super::model::{self, MemoryArgs, ModelArgs, Opened};
 use super::{advance, note, progress, text_or_stdin};
+use crate::output;
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate \"The cat\" --temperature 0 -n 20     the likeliest tokens
+  gptrickle generate \"The cat\" -n 2000 --overflow slide:8    a text longer than the context
   gptrickle generate -m gpt2.Q4_0.gguf --prompt-file a.txt --stop END --stats
+  gptrickle generate \"The cat\" -n 50 --save cat.session
+  gptrickle generate -n 50 --resume cat.session            the next 50 tokens
   echo -n \"Hello\" | gptrickle generate - --json          one object a line
 
 The same model, prompt, options and seed give the same text everywhere.";
@@ -48,6 +52,14 @@ pub(super) struct Args {
 
     #[command(flatten)]
     memory: MemoryArgs,
+
+    /// When the context is full: stop, or slide:KEEP, which keeps the first KEEP tokens and the newest half of the others
+    #[arg(long, value_name = "HOW", value_parser = overflow)]
+    overflow: Option<Overflow>,
+
+    /// Guesses up to N tokens from earlier text and checks them in one pass: the same text, in fewer passes; 0 is off
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    lookup: u8,
 
     /// Divides the logits: below 1 is bolder in what is likely, above 1 in what is not; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = Params::default().temperature, allow_negative_numbers = true)]
@@ -81,6 +93,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "S", default_value_t = 42)]
     seed: u64,
 
+    /// Saves the text so far at the end, or when it is interrupted, with all it takes to go on; replaces the file
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+
+    /// Goes on with a saved text and its options, with the same model; a prompt is added to it
+    #[arg(long, value_name = "FILE", conflicts_with_all = SAVED)]
+    resume: Option<PathBuf>,
+
     /// Ends the text before this string; may be given several times
     #[arg(long, value_name = "STR", value_parser = stop_string)]
     stop: Vec<String>,
@@ -102,6 +122,10 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// What a saved text brings along.
+const SAVED: [&str; 9] =
+    ["context", "kv", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "repetition_window", "seed"];
+
 /// Reads a control of the sampler and checks it against the core's range.
 fn control(set: fn(&mut Params, f32)) -> impl Fn(&str) -> Result<f32, String> + Clone {
     move |text| {
@@ -109,6 +133,15 @@ fn control(set: fn(&mut Params, f32)) -> impl Fn(&str) -> Result<f32, String> + 
         let mut params = Params::default();
         set(&mut params, value);
         params.check().map(|()| value).map_err(|error| error.to_string())
+    }
+}
+
+fn overflow(text: &str) -> Result<Overflow, String> {
+    let keep = text.strip_prefix("slide:").and_then(|keep| keep.parse().ok());
+    match (text, keep) {
+        ("stop", _) => Ok(Overflow::Stop),
+        (_, Some(keep)) => Ok(Overflow::Slide { keep }),
+        _ => Err("it must be stop, or slide:KEEP with a number of tokens to keep".to_owned()),
     }
 }
 
@@ -132,6 +165,8 @@ struct Summary {
     stop: &'static str,
     prompt_tokens: usize,
     new_tokens: usize,
+    /// Passes of the weights after those of the prompt, whose last one makes the first token.
+    passes: u64,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
     bytes_per_token: u64,
@@ -147,13 +182,24 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let prompt = args.prompt()?;
     let mut opened = args.model.open()?;
-    let options = args.options(&opened)?;
+    let mut saved = args.resume.as_deref().map(|path| SavedText::open(path, &mut opened)).transpose()?;
+    let options = args.options(&opened, saved.as_ref().map(|saved| &saved.head))?;
     let mut memory = model::memory(Plan::new(&opened.model, &options).total())?;
     let mut arena = Arena::new(&mut memory);
     let mut session =
         Session::new(&opened.model, &options, &mut opened.src, &mut arena).with_context(|| opened.name.clone())?;
+    if let Some(saved) = &mut saved {
+        saved.restore(&mut session)?;
+    }
+    if let Some(overflow) = args.overflow {
+        session.set_overflow(overflow)?;
+    }
     session.limit(args.max_new_tokens);
-    session.hash_logits(args.logits_hash);
+    if args.logits_hash != session.logits_hash().is_some() {
+        session.hash_logits(args.logits_hash);
+    }
+    // Before the text is made: it is a pity to find out afterwards.
+    let save = args.save.as_deref().map(|path| SavedText::create(path, &mut opened)).transpose()?;
 
     ctrlc::set_handler(|| {
         // The first ends the text where it is, the second the process.
@@ -164,11 +210,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     .context("cannot listen for Ctrl-C")?;
 
     let control = if args.special { Control::Recognise } else { Control::Ignore };
-    let mut tokens: Vec<Token> = session.tokenizer().vocabulary().prefix().into_iter().collect();
+    let prefix = session.tokenizer().vocabulary().prefix().filter(|_| session.tokens().len() == 0);
+    let mut tokens: Vec<Token> = prefix.into_iter().collect();
     tokens.extend(model::encode(session.tokenizer(), &mut opened.src, &prompt, control)?);
-    session.push(&tokens)?;
+    if !tokens.is_empty() {
+        session.push(&tokens)?;
+    }
     describe(&opened, &options, arena.used());
-    let summary = write(&args, &mut opened, &mut session, &prompt, arena.used())?;
+    let result = write(&args, &mut opened, &mut session, &prompt, arena.used());
+    if let Some((fingerprint, output)) = save {
+        SavedText::write(&session, fingerprint, output)?; // also what was made before something failed
+    }
+    let summary = result?;
     if args.json {
         print(&(serde_json::to_string(&summary)? + "\n"))?;
     }
@@ -193,11 +246,12 @@ fn write(
     let (src, name) = (&mut opened.src, &opened.name);
     let start = Instant::now();
     let prompt_tokens = session.tokens().len();
-    let bar = progress(prompt_tokens, "reading the prompt");
-    let mut left = prompt_tokens;
+    let pending = session.pending();
+    let bar = progress(pending, "reading the prompt");
+    let mut left = pending;
     while left > 0 && !stop_if_interrupted(session) {
         left = session.pass(src).with_context(|| name.clone())?;
-        advance(&bar, prompt_tokens - left);
+        advance(&bar, pending - left);
     }
     bar.finish_and_clear();
     let prefill = start.elapsed();
@@ -213,13 +267,13 @@ fn write(
     let mut new_tokens = 0usize;
     // The first token comes from the prompt's own pass: what a token costs is told by those after it.
     let mut decode_start = Instant::now();
-    let (mut passes, mut bytes_read) = (0usize, 0);
+    let (mut steps, mut bytes_read, passes) = (0usize, 0, session.passes());
     while !stop_if_interrupted(session) {
         let before = src.bytes();
         let token = session.next(src).with_context(|| name.clone())?;
         let read = src.bytes() - before;
-        if new_tokens > 0 && read > 0 {
-            (passes, bytes_read) = (passes + 1, bytes_read + read);
+        if new_tokens > 0 && (read > 0 || token.is_some()) {
+            (steps, bytes_read) = (steps + 1, bytes_read + read);
         }
         let Some(token) = token else { break };
         new_tokens += 1;
@@ -245,9 +299,10 @@ fn write(
         stop: session.stop_reason().map_or("", StopReason::name),
         prompt_tokens,
         new_tokens,
-        prefill_tokens_per_s: per_s(prompt_tokens - left, prefill.as_secs_f64()),
-        decode_tokens_per_s: per_s(passes, decode.as_secs_f64()),
-        bytes_per_token: bytes_read.checked_div(passes as u64).unwrap_or(0),
+        passes: session.passes() - passes,
+        prefill_tokens_per_s: per_s(pending - left, prefill.as_secs_f64()),
+        decode_tokens_per_s: per_s(steps, decode.as_secs_f64()),
+        bytes_per_token: bytes_read.checked_div(steps as u64).unwrap_or(0),
         arena_bytes,
         kernel: "generic",
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
@@ -342,6 +397,44 @@ fn describe(opened: &Opened, options: &Options, arena_bytes: usize) {
     ));
 }
 
+/// The file of a saved text.
+struct SavedText {
+    file: BufReader<File>,
+    path: PathBuf,
+    head: Saved,
+}
+
+impl SavedText {
+    /// Opens a file and checks all that it says before the text.
+    fn open(path: &Path, opened: &mut Opened) -> anyhow::Result<SavedText> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut file = BufReader::new(file);
+        let fingerprint = opened.model.fingerprint(&mut opened.src).with_context(|| opened.name.clone())?;
+        let head = Saved::open(fingerprint, &mut |bytes| file.read(bytes));
+        let head = head.with_context(|| path.display().to_string())?;
+        Ok(SavedText { file, path: path.into(), head })
+    }
+
+    fn restore(&mut self, session: &mut Session) -> anyhow::Result<()> {
+        let name = || self.path.display().to_string();
+        session.restore(&self.head, &mut |bytes| self.file.read(bytes)).with_context(name)?;
+        let behind = self.file.read(&mut [0]).with_context(name)?;
+        anyhow::ensure!(behind == 0, "{}: there is more in it than a saved text", name());
+        Ok(())
+    }
+
+    /// Starts a file for a text of this model.
+    fn create(path: &Path, opened: &mut Opened) -> anyhow::Result<(Fingerprint, output::Output)> {
+        let fingerprint = opened.model.fingerprint(&mut opened.src).with_context(|| opened.name.clone())?;
+        Ok((fingerprint, output::Output::create(path, true)?))
+    }
+
+    fn write(session: &Session, fingerprint: Fingerprint, mut output: output::Output) -> anyhow::Result<()> {
+        let saved = session.save(fingerprint, &mut |bytes| output.write_all(bytes));
+        saved.and_then(|()| output.finish()).context("cannot save the text")
+    }
+}
+
 impl Args {
     fn prompt(&self) -> anyhow::Result<Vec<u8>> {
         match (&self.prompt, &self.prompt_file) {
@@ -351,7 +444,11 @@ impl Args {
         }
     }
 
-    fn options(&self, opened: &Opened) -> anyhow::Result<Options> {
+    fn options(&self, opened: &Opened, saved: Option<&Saved>) -> anyhow::Result<Options> {
+        if let Some(saved) = saved {
+            let batch = self.memory.batch().min(saved.options(1).state.context);
+            return Ok(Options { lookup: self.lookup.into(), ..saved.options(batch) });
+        }
         Ok(Options {
             state: self.memory.options(&opened.model.header.config)?,
             sampling: Params {
@@ -363,6 +460,7 @@ impl Args {
                 repetition_window: self.repetition_window,
             },
             seed: self.seed,
+            lookup: self.lookup.into(),
         })
     }
 }
@@ -372,6 +470,8 @@ impl Summary {
         note(format_args!("stop            {}", self.stop));
         note(format_args!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s));
         note(format_args!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s));
+        let per_pass = self.new_tokens.saturating_sub(1) as f64 / self.passes.max(1) as f64;
+        note(format_args!("passes          {} after the prompt, {per_pass:.2} tokens each", self.passes));
         note(format_args!("read per token  {} bytes", self.bytes_per_token));
         note(format_args!("arena           {} bytes", self.arena_bytes));
         note(format_args!("kernel          {}", self.kernel));

@@ -112,6 +112,11 @@ enum Kv {
 }
 
 impl MemoryArgs {
+    /// Most tokens that share one pass.
+    pub(super) fn batch(&self) -> usize {
+        usize::from(self.batch)
+    }
+
     /// The core's options for a model of this shape.
     ///
     /// No pass has more positions than the context, so a batch beyond it costs no memory.
