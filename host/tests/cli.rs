@@ -124,7 +124,7 @@ fn type_at(file: &[u8], tensor: &str) -> usize {
 #[test]
 fn text_goes_to_stdout_and_all_else_to_stderr() {
     let plain = run(&["generate", "Once upon a time", "-n", "12", "--stats", "--logits-hash"]);
-    assert_eq!(plain.err.lines().count(), 8, "{}", plain.err);
+    assert_eq!(plain.err.lines().count(), 9, "{}", plain.err);
     assert!(plain.err.starts_with("the built-in model: GPT-2, "));
     for figure in
         ["stop            max_tokens", "prompt          4 tokens, ", "new             12 tokens, ", "logits hash     "]
@@ -163,6 +163,7 @@ fn json_lines_are_tokens_and_a_summary() {
         "new_tokens",
         "prefill_tokens_per_s",
         "prompt_tokens",
+        "source_bytes_per_s",
         "stop",
     ];
     assert_eq!(keys, expected);
@@ -275,13 +276,30 @@ fn every_source_gives_the_same_text_for_the_bytes_that_inspect_tells() {
         let told = run(&["inspect", "-m", &model, "--json"]).json()["run"]["bytes_per_token"].as_u64().unwrap();
         let args = ["generate", "-m", &model, "the and", "-n", "12", "--stats", "--temperature", "2", "--logits-hash"];
         let mapped = run(&args);
-        let read = run(&[&args[..], &["--source", "file", "--buffer", "32KiB"]].concat());
-        for run in [&mapped, &read] {
+        let from = |source| run(&[&args[..], &["--source", source, "--buffer", "32KiB"]].concat());
+        let [read, alone] = [from("file"), from("file,no-prefetch")];
+        let slow = from("throttled:900MB/s,latency=1us,chunk=16KiB");
+        for run in [&mapped, &read, &alone, &slow] {
             assert!(run.err.contains(&format!("\nread per token  {told} bytes\n")), "{told} in {model}? {}", run.err);
         }
         let hash = |run: &Run| run.err.lines().last().unwrap().to_owned();
-        assert_eq!(hash(&mapped), hash(&read));
-        assert_eq!(mapped.ok(), read.ok(), "{model}");
+        assert!(slow.err.contains(" % of its bandwidth\n") && !read.err.contains("bandwidth"), "{}", slow.err);
+        let (expected, text) = (hash(&mapped), mapped.ok());
+        for run in [read, alone, slow] {
+            assert_eq!(hash(&run), expected, "{model}");
+            assert_eq!(run.ok(), text, "{model}");
+        }
+    }
+}
+
+#[test]
+fn a_throttled_source_tells_its_share() {
+    for model in [&["-m", &vector(MICRO)][..], &[]] {
+        let throttled = ["generate", "a", "-n", "3", "--json", "--source", "throttled:2GB/s,no-prefetch"];
+        let lines = run(&[&throttled[..], model].concat()).lines();
+        let figure = |name: &str| lines.last().unwrap()[name].as_f64().unwrap();
+        let share = figure("source_bytes_per_s") / 2e9;
+        assert!(share > 0.0 && (figure("source_share") - share).abs() < 1e-9, "{share}");
     }
 }
 
@@ -528,6 +546,15 @@ fn what_is_asked_must_be_possible() {
     let long = "x".repeat(65);
     for (args, words) in [
         (&["--kv", "q4"][..], &["--kv", "f32, f16, q8_0"][..]),
+        (&["--source", "card"], &["--source", "mmap, file, or such as throttled:23MB/s"]),
+        (&["--source", "mmap,no-prefetch"], &["--source", "mmap, file, or such as throttled:23MB/s"]),
+        (&["--source", "file,no-prefetch"], &["--model <FILE>"]),
+        (&["--source", "throttled:"], &["--source", "bandwidth such as 23MB/s"]),
+        (&["--source", "throttled:fast"], &["\"fast\" must be a bandwidth such as 23MB/s"]),
+        (&["--source", "throttled:0B/s"], &["bandwidth such as 23MB/s"]),
+        (&["--source", "throttled:23MB/s,latency=5"], &["latency=5 must be a time such as 200us"]),
+        (&["--source", "throttled:23MB/s,chunk=0"], &["chunk=0 must be a size such as 32KiB"]),
+        (&["--source", "throttled:23MB/s,size=4"], &["\"size=4\" is not latency=TIME or chunk=SIZE"]),
         (&["--top-p", "2"], &["--top-p", "above 0 and at most 1"]),
         (&["--top-p", "0"], &["--top-p", "above 0 and at most 1"]),
         (&["--min-p", "1.5"], &["--min-p", "0 to 1"]),
