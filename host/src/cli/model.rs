@@ -35,14 +35,16 @@ pub(super) struct ModelArgs {
 }
 
 /// Reads a size such as 64KiB; a name or a number of the header must fit, whatever the model.
-fn buffer_bytes(size: &str) -> Result<usize, String> {
-    const LEAST: u64 = 64;
+pub(super) fn buffer_bytes(size: &str) -> Result<usize, String> {
+    const LEAST: usize = 64;
+    let bytes = ram_bytes(size)?;
+    if bytes < LEAST { Err(format!("it must be at least {LEAST}")) } else { Ok(bytes) }
+}
+
+/// Reads a size such as 8MiB.
+pub(super) fn ram_bytes(size: &str) -> Result<usize, String> {
     let size: ByteSize = size.parse().map_err(|_| "it must be a size such as 65536 or 64KiB".to_owned())?;
-    match usize::try_from(size.as_u64()) {
-        Ok(bytes) if size.as_u64() >= LEAST => Ok(bytes),
-        Ok(_) => Err(format!("it must be at least {LEAST}")),
-        Err(_) => Err("it is more than this machine can address".to_owned()),
-    }
+    usize::try_from(size.as_u64()).map_err(|_| "it is more than this machine can address".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,11 @@ pub(super) struct Opened {
 }
 
 impl ModelArgs {
+    /// A model that is mapped into memory.
+    pub(super) fn mapped(model: Option<PathBuf>) -> ModelArgs {
+        ModelArgs { model, source: SourceKind::Mmap, buffer: 0 }
+    }
+
     /// Opens the model and checks its header.
     pub(super) fn open(&self) -> anyhow::Result<Opened> {
         let mut src = Counting::new(self.file()?);
@@ -148,6 +155,11 @@ enum Kv {
 }
 
 impl MemoryArgs {
+    /// Whether the context is not left to the model or the memory.
+    pub(super) fn asks_for_context(&self) -> bool {
+        self.context.is_some()
+    }
+
     /// The core's options for a model of this shape.
     ///
     /// No pass has more positions than the context, so a batch beyond it costs no memory.
