@@ -238,13 +238,18 @@ fn a_prompt_costs_the_layers_once_a_batch() {
         let layers = whole.iter().map(len).sum::<u64>() - once;
         let tokens: Vec<Token> = prompt(name)[..13].iter().map(|&id| Token(id)).collect();
         for (batch, passes) in [(1, 13), (2, 7), (3, 5), (6, 3), (7, 2), (12, 2), (13, 1), (32, 1)] {
-            with_session(&mut Recording::new(Buffered::new(file, 4096)), &options(16, batch), |mut session, _, src| {
-                session.push(&tokens).unwrap();
-                src.take();
-                session.next(src).unwrap();
-                let read: u64 = chunks(&src.take()).iter().map(len).sum();
-                assert_eq!(read, passes * layers + once + 13 * per_token, "{name} in batches of {batch}");
-            });
+            with_session(
+                &mut Recording::new(Buffered::new(file, 4096)),
+                &options(16, batch),
+                |mut session, model, src| {
+                    session.push(&tokens).unwrap();
+                    src.take();
+                    session.next(src).unwrap();
+                    let read: u64 = chunks(&src.take()).iter().map(len).sum();
+                    assert_eq!(model.header.bytes_per_prompt(13, batch), read, "{name} in batches of {batch}");
+                    assert_eq!(read, passes * layers + once + 13 * per_token, "{name} in batches of {batch}");
+                },
+            );
         }
     }
 }

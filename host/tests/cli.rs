@@ -138,7 +138,14 @@ fn text_goes_to_stdout_and_all_else_to_stderr() {
 
 #[test]
 fn help_and_version_are_results() {
-    for args in [&["--help"][..], &["generate", "--help"], &["tokenize", "-h"], &["logits", "-h"], &["inspect", "-h"]] {
+    for args in [
+        &["--help"][..],
+        &["generate", "--help"],
+        &["tokenize", "-h"],
+        &["logits", "-h"],
+        &["inspect", "-h"],
+        &["plan", "-h"],
+    ] {
         assert!(run(args).ok().contains("Examples:\n  gptrickle "));
     }
     assert!(run(&["--version"]).ok().starts_with("gptrickle "));
@@ -164,6 +171,7 @@ fn json_lines_are_tokens_and_a_summary() {
         "passes",
         "prefill_tokens_per_s",
         "prompt_tokens",
+        "source_bytes_per_s",
         "stop",
     ];
     assert_eq!(keys, expected);
@@ -347,13 +355,30 @@ fn every_source_gives_the_same_text_for_the_bytes_that_inspect_tells() {
         let told = run(&["inspect", "-m", &model, "--json"]).json()["run"]["bytes_per_token"].as_u64().unwrap();
         let args = ["generate", "-m", &model, "the and", "-n", "12", "--stats", "--temperature", "2", "--logits-hash"];
         let mapped = run(&args);
-        let read = run(&[&args[..], &["--source", "file", "--buffer", "32KiB"]].concat());
-        for run in [&mapped, &read] {
+        let from = |source| run(&[&args[..], &["--source", source, "--buffer", "32KiB"]].concat());
+        let [read, alone] = [from("file"), from("file,no-prefetch")];
+        let slow = from("throttled:900MB/s,latency=1us,chunk=16KiB");
+        for run in [&mapped, &read, &alone, &slow] {
             assert!(run.err.contains(&format!("\nread per token  {told} bytes\n")), "{told} in {model}? {}", run.err);
         }
         let hash = |run: &Run| run.err.lines().last().unwrap().to_owned();
-        assert_eq!(hash(&mapped), hash(&read));
-        assert_eq!(mapped.ok(), read.ok(), "{model}");
+        assert!(slow.err.contains(" % of its bandwidth\n") && !read.err.contains("bandwidth"), "{}", slow.err);
+        let (expected, text) = (hash(&mapped), mapped.ok());
+        for run in [read, alone, slow] {
+            assert_eq!(hash(&run), expected, "{model}");
+            assert_eq!(run.ok(), text, "{model}");
+        }
+    }
+}
+
+#[test]
+fn a_throttled_source_tells_its_share() {
+    for model in [&["-m", &vector(MICRO)][..], &[]] {
+        let throttled = ["generate", "a", "-n", "3", "--json", "--source", "throttled:2GB/s,no-prefetch"];
+        let lines = run(&[&throttled[..], model].concat()).lines();
+        let figure = |name: &str| lines.last().unwrap()[name].as_f64().unwrap();
+        let share = figure("source_bytes_per_s") / 2e9;
+        assert!(share > 0.0 && (figure("source_share") - share).abs() < 1e-9, "{share}");
     }
 }
 
@@ -519,6 +544,110 @@ fn inspect_plans_what_generate_takes() {
 }
 
 #[test]
+fn planned_bytes_are_used_bytes() {
+    for model in MODELS.map(vector) {
+        for (context, batch, kv) in [("1", "1", "f32"), ("17", "4", "f16"), ("32", "32", "q8_0")] {
+            let memory = ["-m", &model, "--context", context, "--batch", batch, "--kv", kv, "--json"];
+            let plan = run(&[&["plan", "--buffer", "2KiB"], &memory[..]].concat()).json();
+            let lines = run(&[&["generate", "a", "-n", "1", "--source", "file"], &memory[..]].concat()).lines();
+            let summary = lines.last().unwrap();
+            assert_eq!(summary["arena_bytes"], plan["arena_bytes"], "{model}, {context}, {batch}, {kv}");
+            let number = |value: &Value| value.as_u64().unwrap();
+            let regions = plan["regions"].as_object().unwrap().values();
+            assert_eq!(regions.map(number).sum::<u64>(), number(&plan["arena_bytes"]));
+            assert_eq!(number(&plan["total_bytes"]), number(&plan["arena_bytes"]) + 2 * 2048);
+        }
+    }
+}
+
+#[test]
+fn a_plan_finds_the_largest_context() {
+    let model = vector("tiny512/tiny512-Q8_0.gguf");
+    let plan = |args: &[&str]| run(&[&["plan", "-m", &model, "--ram", "200KiB", "--buffer", "4KiB"], args].concat());
+    let largest = plan(&["--batch", "1", "--json"]).json();
+    let context = largest["context"].as_u64().unwrap();
+    assert!(context > 1 && context < largest["n_ctx"].as_u64().unwrap(), "{largest}");
+    assert_eq!(largest["limit"]["largest_context"], context);
+    assert!(largest["total_bytes"].as_u64().unwrap() <= 200 << 10);
+    assert_eq!(plan(&["--batch", "1", "--context", &context.to_string(), "--json"]).json(), largest);
+
+    let more = plan(&["--batch", "1", "--context", &(context + 1).to_string()]);
+    assert_eq!(more.code, Some(1), "{more:?}");
+    assert!(
+        more.err.ends_with(&format!(" bytes are needed, 204800 are there: --context {context} fits\n")),
+        "{more:?}"
+    );
+    assert!(String::from_utf8(more.out).unwrap().contains("it does not fit"), "the plan is shown");
+    let small = |args: &[&str]| run(&[&["plan", "-m", &model, "--ram", "28KiB", "--buffer", "4KiB"], args].concat());
+    assert_eq!(small(&["--json"]).json()["batch"], 1, "a batch of 32 fits with no context");
+    let none = small(&["--context", "32"]);
+    assert!(none.code == Some(1) && none.err.contains("no context fits: try --batch 1"), "{}", none.err);
+    let none = run(&["plan", "-m", &model, "--ram", "20KiB", "--buffer", "4KiB"]);
+    assert!(none.code == Some(1) && none.err.contains("no context fits: try --kv q8_0"), "{}", none.err);
+}
+
+#[test]
+fn a_plan_tells_what_storage_allows() {
+    let model = vector(MICRO);
+    let plan = run(&["plan", "-m", &model, "--batch", "8", "--bandwidth", "1MB/s", "--json"]).json();
+    let told = run(&["inspect", "-m", &model, "--json"]).json()["run"]["bytes_per_token"].as_f64().unwrap();
+    assert_eq!(plan["bytes_per_token"].as_f64(), Some(told));
+    assert!((plan["storage"]["tokens_per_s"].as_f64().unwrap() - 1e6 / told).abs() < 1e-9);
+    let prompt = &plan["prompt"];
+    assert_eq!(
+        (&prompt["tokens"], &prompt["block_passes"], &prompt["head_passes"]),
+        (&32.into(), &4.into(), &1.into())
+    );
+    let table = run(&["plan"]).ok();
+    for part in
+        ["the built-in model: context 512 of 512, batch 32, kv f32\n", "keys and values", "a prompt of 32 tokens"]
+    {
+        assert!(table.contains(part), "no {part} in {table}");
+    }
+    assert!(!table.contains("Storage"), "{table}");
+}
+
+#[test]
+fn a_plan_knows_boards() {
+    let model = vector(MICRO);
+    for board in gptrickle::board::BOARDS {
+        let small = ["plan", "-m", &model, "--board", board.name];
+        let table = run(&small).ok();
+        assert!(table.contains("it fits") && table.contains("\nStorage"), "{table}");
+        let json = run(&[&small[..], &["--json"]].concat()).json();
+        assert!(json["board"].is_string() && json["limit"]["fits"] == true, "{json}");
+        if let (Some(bandwidth), u64::MAX) = (board.bandwidth, board.largest_file) {
+            let found = gptrickle::board::Board::find(board.name, board.largest_file).unwrap();
+            assert_eq!((found.name, found.bandwidth), (board.name, Some(bandwidth)));
+        }
+    }
+    let replaced =
+        run(&["plan", "-m", &model, "--board", "esp32-p4", "--bandwidth", "2MB/s", "--ram", "1MiB", "--json"]).json();
+    assert_eq!(
+        (&replaced["storage"]["bytes_per_s"], &replaced["storage"]["basis"]),
+        (&2_000_000.into(), &"as told".into())
+    );
+    assert_eq!(replaced["limit"]["ram_bytes"], 1 << 20);
+    let too_long = gptrickle::board::Board::find("stm32n6570-dk", 200 << 20).unwrap_err();
+    assert!(too_long.contains("holds files of up to 134217728 bytes, this one has 209715200"), "{too_long}");
+
+    for (args, words) in [
+        (&["--board", "toaster"][..], &["toaster", "esp32-p4"][..]),
+        (&["--bandwidth", "23"], &["bandwidth such as 23MB/s"]),
+        (&["--ram", "lots"], &["--ram", "64KiB"]),
+        (&["--buffer", "5"], &["--buffer", "at least 64"]),
+        (&["--batch", "0"], &["--batch"]),
+    ] {
+        run(&[&["plan"], args].concat()).misuse(words);
+    }
+    run(&["plan", "--prompt-tokens", "0"]).fails(&["--prompt-tokens 0", "1 to 512"]);
+    run(&["plan", "--context", "8", "--prompt-tokens", "9"]).fails(&["--prompt-tokens 9", "1 to 8"]);
+    run(&["plan", "--context", "0"]).fails(&["--context 0"]);
+    let model = vector("tiny512/tiny512-Q8_0.gguf");
+    run(&["plan", "-m", &model, "--buffer", "64"]).fails(&["longest row", "use --buffer"]);
+}
+
+#[test]
 fn inspect_shows_any_gguf_file_to_people() {
     let folder = Folder::new("inspect");
     let table = run(&["inspect"]).ok();
@@ -600,6 +729,15 @@ fn what_is_asked_must_be_possible() {
     let long = "x".repeat(65);
     for (args, words) in [
         (&["--kv", "q4"][..], &["--kv", "f32, f16, q8_0"][..]),
+        (&["--source", "card"], &["--source", "mmap, file, or such as throttled:23MB/s"]),
+        (&["--source", "mmap,no-prefetch"], &["--source", "mmap, file, or such as throttled:23MB/s"]),
+        (&["--source", "file,no-prefetch"], &["--model <FILE>"]),
+        (&["--source", "throttled:"], &["--source", "bandwidth such as 23MB/s"]),
+        (&["--source", "throttled:fast"], &["\"fast\" must be a bandwidth such as 23MB/s"]),
+        (&["--source", "throttled:0B/s"], &["bandwidth such as 23MB/s"]),
+        (&["--source", "throttled:23MB/s,latency=5"], &["latency=5 must be a time such as 200us"]),
+        (&["--source", "throttled:23MB/s,chunk=0"], &["chunk=0 must be a size such as 32KiB"]),
+        (&["--source", "throttled:23MB/s,size=4"], &["\"size=4\" is not latency=TIME or chunk=SIZE"]),
         (&["--top-p", "2"], &["--top-p", "above 0 and at most 1"]),
         (&["--top-p", "0"], &["--top-p", "above 0 and at most 1"]),
         (&["--min-p", "1.5"], &["--min-p", "0 to 1"]),

@@ -96,8 +96,10 @@ pub struct Header {
     pub config: Config,
     /// Whether the head is the token embedding, as there is no `output.weight`.
     pub tied: bool,
-    /// Bytes of the block and last-norm tensors: what each pass reads besides head and embeddings.
+    /// Bytes of the block and last-norm tensors: what a token reads besides head and embeddings.
     pub block_bytes: u64,
+    /// Those of them that are the last norm's, which is read with the head.
+    pub norm_bytes: u64,
     /// Bytes of the head.
     pub head_bytes: u64,
     /// Bytes of one row of both embeddings.
@@ -119,8 +121,15 @@ impl Header {
                 config.set_vocab(tensor.dims[1])?;
             }
         }
-        let mut header =
-            Header { config, tied: true, block_bytes: 0, head_bytes: 0, embedding_bytes: 0, longest_row: 0 };
+        let mut header = Header {
+            config,
+            tied: true,
+            block_bytes: 0,
+            norm_bytes: 0,
+            head_bytes: 0,
+            embedding_bytes: 0,
+            longest_row: 0,
+        };
         let mut seen = [0u64; MAX_ROLES.div_ceil(64)];
         let mut tied_head_bytes = 0;
         let mut tensors = file.tensors(src);
@@ -139,7 +148,12 @@ impl Header {
                 }
                 POSITION_EMBD => header.embedding_bytes += matrix.row_bytes() as u64,
                 OUTPUT => (header.tied, header.head_bytes) = (false, matrix.bytes()),
-                _ => header.block_bytes += matrix.bytes(),
+                _ => {
+                    header.block_bytes += matrix.bytes();
+                    if role.0 < OUTSIDE.len() {
+                        header.norm_bytes += matrix.bytes();
+                    }
+                }
             }
         }
         if header.tied {
@@ -155,7 +169,16 @@ impl Header {
 
     /// Bytes a single decoded token reads: every weight it uses, once.
     pub fn bytes_per_token(&self) -> u64 {
-        self.block_bytes + self.head_bytes + self.embedding_bytes
+        self.bytes_per_prompt(1, 1)
+    }
+
+    /// Bytes that a prompt of so many tokens and the token after it read: the blocks once for each batch, last norm and
+    /// head once, a row of both embeddings for each token.
+    pub fn bytes_per_prompt(&self, tokens: usize, batch: usize) -> u64 {
+        let passes = tokens.div_ceil(batch.max(1)) as u64;
+        let blocks = (self.block_bytes - self.norm_bytes).saturating_mul(passes);
+        let rows = self.embedding_bytes.saturating_mul(tokens as u64);
+        blocks.saturating_add(rows).saturating_add(self.norm_bytes + self.head_bytes)
     }
 }
 

@@ -170,6 +170,11 @@ struct Summary {
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
     bytes_per_token: u64,
+    /// Bytes read for a token and the wall time it took.
+    source_bytes_per_s: f64,
+    /// Of the bandwidth of a throttled source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_share: Option<f64>,
     arena_bytes: usize,
     kernel: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -295,6 +300,7 @@ fn write(
     let decode = decode_start.elapsed();
     output.finish(&held_back(stream))?;
     let per_s = |n: usize, seconds: f64| if n > 0 && seconds > 0.0 { n as f64 / seconds } else { 0.0 };
+    let source_bytes_per_s = if decode.is_zero() { 0.0 } else { bytes_read as f64 / decode.as_secs_f64() };
     Ok(Summary {
         stop: session.stop_reason().map_or("", StopReason::name),
         prompt_tokens,
@@ -303,6 +309,8 @@ fn write(
         prefill_tokens_per_s: per_s(pending - left, prefill.as_secs_f64()),
         decode_tokens_per_s: per_s(steps, decode.as_secs_f64()),
         bytes_per_token: bytes_read.checked_div(steps as u64).unwrap_or(0),
+        source_bytes_per_s,
+        source_share: args.model.bandwidth().map(|bandwidth| source_bytes_per_s / bandwidth as f64),
         arena_bytes,
         kernel: "generic",
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
@@ -473,6 +481,9 @@ impl Summary {
         let per_pass = self.new_tokens.saturating_sub(1) as f64 / self.passes.max(1) as f64;
         note(format_args!("passes          {} after the prompt, {per_pass:.2} tokens each", self.passes));
         note(format_args!("read per token  {} bytes", self.bytes_per_token));
+        let share = self.source_share.map(|share| format!(", {:.1} % of its bandwidth", share * 100.0));
+        let share = share.unwrap_or_default();
+        note(format_args!("source          {:.2} MB/s{share}", self.source_bytes_per_s / 1e6));
         note(format_args!("arena           {} bytes", self.arena_bytes));
         note(format_args!("kernel          {}", self.kernel));
     }

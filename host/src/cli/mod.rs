@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod plan;
 mod synth;
 mod tokenize;
 
@@ -33,6 +34,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
+  gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
 Without -m, the built-in demo model is used: it writes short, simple stories.";
@@ -43,6 +45,7 @@ enum Verb {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
+    Plan(plan::Args),
     Synth(synth::Args),
 }
 
@@ -53,6 +56,7 @@ pub fn run() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Plan(args) => plan::run(args),
         Verb::Synth(args) => synth::run(args),
     };
     match result {

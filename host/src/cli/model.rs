@@ -11,7 +11,8 @@ use gptrickle_core::gpt2::{Config, KvFormat, Options};
 use gptrickle_core::source::{Counting, Source};
 use gptrickle_core::tokenizer::{self, Control, Token, Tokenizer};
 
-use crate::source::{DEMO, ModelFile};
+use crate::source::throttled::Throttle;
+use crate::source::{Buffering, DEMO, ModelFile};
 
 /// Which model, and how its bytes are read.
 #[derive(Debug, Args)]
@@ -20,30 +21,54 @@ pub(super) struct ModelArgs {
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
 
-    /// How the file is read: mapped into memory, or piece by piece into a fixed buffer
-    #[arg(long, value_enum, default_value_t = SourceKind::Mmap, requires_if("file", "model"))]
+    /// How the file is read: "mmap" maps it into memory; "file" reads it piece by piece into two buffers, one filled by
+    /// a thread while the other is multiplied; "throttled:23MB/s,latency=200us,chunk=32KiB" does so as slowly as a card
+    /// of this bandwidth, which takes LATENCY for every command and has at most CHUNK bytes in one (a longer read is
+    /// several commands). With ",no-prefetch" behind them, the last two read into one buffer when it is needed
+    #[arg(long, value_name = "KIND", default_value = "mmap", value_parser = SourceKind::parse)]
+    #[arg(requires_ifs([("file", "model"), ("file,no-prefetch", "model")]))]
     source: SourceKind,
 
-    /// Size of the buffer of --source file, at least the longest row of any tensor
+    /// Size of each buffer of --source file or throttled, at least the longest row of any tensor
     #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = buffer_bytes)]
     buffer: usize,
 }
 
 /// Reads a size such as 64KiB; a name or a number of the header must fit, whatever the model.
-fn buffer_bytes(size: &str) -> Result<usize, String> {
-    const LEAST: u64 = 64;
-    let size: ByteSize = size.parse().map_err(|_| "it must be a size such as 65536 or 64KiB".to_owned())?;
-    match usize::try_from(size.as_u64()) {
-        Ok(bytes) if size.as_u64() >= LEAST => Ok(bytes),
-        Ok(_) => Err(format!("it must be at least {LEAST}")),
-        Err(_) => Err("it is more than this machine can address".to_owned()),
-    }
+pub(super) fn buffer_bytes(size: &str) -> Result<usize, String> {
+    const LEAST: usize = 64;
+    let bytes = ram_bytes(size)?;
+    if bytes < LEAST { Err(format!("it must be at least {LEAST}")) } else { Ok(bytes) }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// Reads a size such as 8MiB.
+pub(super) fn ram_bytes(size: &str) -> Result<usize, String> {
+    let size: ByteSize = size.parse().map_err(|_| "it must be a size such as 65536 or 64KiB".to_owned())?;
+    usize::try_from(size.as_u64()).map_err(|_| "it is more than this machine can address".to_owned())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SourceKind {
     Mmap,
-    File,
+    File { prefetch: bool },
+    Throttled { throttle: Throttle, prefetch: bool },
+}
+
+impl SourceKind {
+    fn parse(text: &str) -> Result<SourceKind, String> {
+        let (kind, prefetch) = match text.strip_suffix(",no-prefetch") {
+            Some(kind) => (kind, false),
+            None => (text, true),
+        };
+        match (kind, kind.strip_prefix("throttled:")) {
+            ("mmap", _) if prefetch => Ok(SourceKind::Mmap),
+            ("file", _) => Ok(SourceKind::File { prefetch }),
+            (_, Some(figures)) => Ok(SourceKind::Throttled { throttle: figures.parse()?, prefetch }),
+            _ => Err("it must be mmap, file, or such as throttled:23MB/s,latency=200us; ,no-prefetch may follow the \
+                 last two"
+                .to_owned()),
+        }
+    }
 }
 
 /// A model that was opened and checked.
@@ -57,6 +82,11 @@ pub(super) struct Opened {
 }
 
 impl ModelArgs {
+    /// A model that is mapped into memory.
+    pub(super) fn mapped(model: Option<PathBuf>) -> ModelArgs {
+        ModelArgs { model, source: SourceKind::Mmap, buffer: 0 }
+    }
+
     /// Opens the model and checks its header.
     pub(super) fn open(&self) -> anyhow::Result<Opened> {
         let mut src = Counting::new(self.file()?);
@@ -80,10 +110,23 @@ impl ModelArgs {
     /// Opens the file, whatever is in it.
     pub(super) fn file(&self) -> anyhow::Result<ModelFile> {
         Ok(match (&self.model, self.source) {
+            (path, SourceKind::Throttled { throttle, prefetch }) => {
+                ModelFile::throttled(path.as_deref(), throttle, Buffering { buffer: self.buffer, prefetch })?
+            }
             (None, _) => ModelFile::BuiltIn(DEMO),
             (Some(path), SourceKind::Mmap) => ModelFile::map(path)?,
-            (Some(path), SourceKind::File) => ModelFile::reads(path, self.buffer)?,
+            (Some(path), SourceKind::File { prefetch }) => {
+                ModelFile::reads(path, Buffering { buffer: self.buffer, prefetch })?
+            }
         })
+    }
+
+    /// The bytes a second that the source is slowed down to, if it is.
+    pub(super) fn bandwidth(&self) -> Option<u64> {
+        match self.source {
+            SourceKind::Throttled { throttle, .. } => Some(throttle.bytes_per_s),
+            _ => None,
+        }
     }
 }
 
@@ -115,6 +158,11 @@ impl MemoryArgs {
     /// Most tokens that share one pass.
     pub(super) fn batch(&self) -> usize {
         usize::from(self.batch)
+    }
+
+    /// Whether the context is not left to the model or the memory.
+    pub(super) fn asks_for_context(&self) -> bool {
+        self.context.is_some()
     }
 
     /// The core's options for a model of this shape.

@@ -1,15 +1,21 @@
-//! Where a model's bytes come from under an operating system: a mapped file, plain reads, or the binary itself.
+//! Where a model's bytes come from under an operating system: a mapped file, reads, or the binary itself.
+//!
+//! Reads go into fixed buffers ([`reads`]), at the speed of the disk or of the card that it imitates ([`throttled`]).
+
+pub mod reads;
+pub mod throttled;
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gptrickle_core::source::{Cause, Error, Source};
 use memmap2::Mmap;
+use reads::{ReadAt, Reads, SystemFile};
+use throttled::{Throttle, Throttled};
 
 /// The demo model, built into the binary; `model/README.md` is its card.
-pub static DEMO: &[u8] = include_bytes!("../model/stories-Q4_K_M.gguf");
+pub static DEMO: &[u8] = include_bytes!("../../model/stories-Q4_K_M.gguf");
 
 /// A model file, opened one way or another.
 #[derive(Debug)]
@@ -18,8 +24,8 @@ pub enum ModelFile {
     BuiltIn(&'static [u8]),
     /// Mapped into memory.
     Mapped(Mmap),
-    /// Read piece by piece into a fixed buffer.
-    Reads(FileReads),
+    /// Read piece by piece into fixed buffers.
+    Reads(Reads),
 }
 
 /// Why a model file cannot be opened.
@@ -33,6 +39,17 @@ pub enum OpenError {
     NoFile(PathBuf),
     /// It has no bytes.
     Empty(PathBuf),
+    /// The operating system has no thread to read ahead.
+    Thread(io::Error),
+}
+
+/// How a file is read into buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffering {
+    /// Bytes of a buffer; none is longer than the file.
+    pub buffer: usize,
+    /// Whether a thread reads ahead, into a second buffer.
+    pub prefetch: bool,
 }
 
 impl std::fmt::Display for OpenError {
@@ -42,6 +59,7 @@ impl std::fmt::Display for OpenError {
             OpenError::Directory(path) => write!(f, "{} is a directory: name a .gguf file in it", path.display()),
             OpenError::NoFile(path) => write!(f, "{} is no file: copy it into one", path.display()),
             OpenError::Empty(path) => write!(f, "{} is empty: copy or download it again", path.display()),
+            OpenError::Thread(error) => write!(f, "cannot start a thread that reads ahead: {error}"),
         }
     }
 }
@@ -63,14 +81,32 @@ impl ModelFile {
         map.map(ModelFile::Mapped).map_err(|error| OpenError::Io(path.into(), error))
     }
 
-    /// Opens a file for plain reads into a buffer of `buffer` bytes, or of the whole file if that is shorter.
+    /// Opens a file for reads.
     ///
     /// # Errors
     /// As [`map`](ModelFile::map).
-    pub fn reads(path: &Path, buffer: usize) -> Result<ModelFile, OpenError> {
+    pub fn reads(path: &Path, buffering: Buffering) -> Result<ModelFile, OpenError> {
         let (file, len) = open(path)?;
-        let buffer = usize::try_from(len).map_or(buffer, |len| buffer.min(len));
-        Ok(ModelFile::Reads(FileReads { file, len, buffer: vec![0; buffer], held: 0..0 }))
+        ModelFile::buffered(SystemFile { file, len }, buffering)
+    }
+
+    /// Opens a file, or what is built in, for reads that take as long as those from a card.
+    ///
+    /// # Errors
+    /// As [`map`](ModelFile::map).
+    pub fn throttled(path: Option<&Path>, throttle: Throttle, buffering: Buffering) -> Result<ModelFile, OpenError> {
+        match path {
+            None => ModelFile::buffered(Throttled::new(DEMO, throttle), buffering),
+            Some(path) => {
+                let (file, len) = open(path)?;
+                ModelFile::buffered(Throttled::new(SystemFile { file, len }, throttle), buffering)
+            }
+        }
+    }
+
+    fn buffered(device: impl ReadAt + 'static, Buffering { buffer, prefetch }: Buffering) -> Result<Self, OpenError> {
+        let reads = if prefetch { Reads::ahead(device, buffer) } else { Ok(Reads::plain(device, buffer)) };
+        reads.map(ModelFile::Reads).map_err(OpenError::Thread)
     }
 }
 
@@ -89,16 +125,16 @@ fn open(path: &Path) -> Result<(File, u64), OpenError> {
 impl Source for ModelFile {
     fn len(&self) -> u64 {
         match self {
-            ModelFile::BuiltIn(bytes) => bytes.len(),
+            ModelFile::BuiltIn(bytes) => <[u8]>::len(bytes) as u64,
             ModelFile::Mapped(map) => map.len() as u64,
-            ModelFile::Reads(reads) => reads.len,
+            ModelFile::Reads(reads) => reads.len(),
         }
     }
 
     fn max_chunk(&self) -> usize {
         match self {
             ModelFile::BuiltIn(_) | ModelFile::Mapped(_) => usize::MAX,
-            ModelFile::Reads(reads) => reads.buffer.len(),
+            ModelFile::Reads(reads) => reads.max_chunk(),
         }
     }
 
@@ -112,44 +148,10 @@ impl Source for ModelFile {
         let end = bytes.len() as u64;
         range.and_then(|range| bytes.get(range)).ok_or(Error { offset, len, cause: Cause::OutOfRange(end) })
     }
-}
 
-/// A file and the one buffer that its chunks are read into.
-#[derive(Debug)]
-pub struct FileReads {
-    file: File,
-    len: u64,
-    buffer: Vec<u8>,
-    /// The stretch of the file at the buffer's start.
-    held: Range<u64>,
-}
-
-impl FileReads {
-    fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {
-        let fail = |cause| Error { offset, len, cause };
-        if len > self.buffer.len() {
-            return Err(fail(Cause::ChunkTooLong(self.buffer.len())));
+    fn prefetch(&mut self, offset: u64, len: usize) {
+        if let ModelFile::Reads(reads) = self {
+            reads.prefetch(offset, len);
         }
-        let end = offset.checked_add(len as u64).filter(|&end| end <= self.len);
-        let end = end.ok_or(fail(Cause::OutOfRange(self.len)))?;
-        if offset < self.held.start || end > self.held.end {
-            self.held = 0..0; // a failing read leaves anything behind
-            let read = read_exact_at(&self.file, &mut self.buffer[..len], offset);
-            read.map_err(|error| fail(Cause::Device(error.raw_os_error().unwrap_or(0))))?;
-            self.held = offset..end;
-        }
-        Ok(&self.buffer[(offset - self.held.start) as usize..][..len])
     }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-#[cfg(not(unix))]
-fn read_exact_at(mut file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
-    file.seek(SeekFrom::Start(offset))?;
-    file.read_exact(buffer)
 }

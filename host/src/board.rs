@@ -1,0 +1,146 @@
+//! Boards that memory and speed are planned for.
+
+/// A board, as far as a plan needs to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Board {
+    /// What it is called, as in `firmware/boards` where it has firmware.
+    pub name: &'static str,
+    /// The largest file this entry is for, in bytes.
+    pub largest_file: u64,
+    /// Memory for arena and buffers, in bytes.
+    pub ram: usize,
+    /// How many buffers the model is read into; none where it is mapped.
+    pub buffers: usize,
+    /// Bytes of each of them.
+    pub buffer: usize,
+    /// Bytes a second that the model's storage gives, where that is known.
+    pub bandwidth: Option<u64>,
+    /// What the storage is, and where its bandwidth is known from.
+    pub storage: &'static str,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const ANY: u64 = u64::MAX;
+
+/// Memory is what the firmware takes, and the datasheet's where there is none yet. Bandwidths say whose they are: an
+/// emulator's tells what to expect of the emulator, not of the board.
+pub const BOARDS: [Board; 11] = [
+    Board {
+        name: "mps3-an547",
+        largest_file: 1792 << 20, // the arena takes the rest of 2 GiB of DDR
+        ram: 256 * MIB,
+        buffers: 0,
+        buffer: 0,
+        bandwidth: None,
+        storage: "DDR, mapped",
+    },
+    Board {
+        name: "mps2-an500",
+        largest_file: (16 << 20) - 8,
+        ram: 3584 * KIB,
+        buffers: 0,
+        buffer: 0,
+        bandwidth: None,
+        storage: "PSRAM, mapped",
+    },
+    Board {
+        name: "mps2-an500",
+        largest_file: ANY,
+        ram: 16 * MIB + 64 * KIB, // PSRAM, and the buffer in SSRAM
+        buffers: 1,
+        buffer: 64 * KIB,
+        bandwidth: Some(1_300_000_000),
+        storage: "a host's file by semihosting, measured in the emulator",
+    },
+    Board {
+        name: "raspi3b",
+        largest_file: ANY,
+        ram: 256 * MIB + 512 * KIB,
+        buffers: 2,
+        buffer: 256 * KIB,
+        bandwidth: Some(2_500_000),
+        storage: "SD card by SDHCI, measured in the emulator, which has no DMA there",
+    },
+    Board {
+        name: "riscv64-virt",
+        largest_file: ANY,
+        ram: 256 * MIB + 512 * KIB,
+        buffers: 2,
+        buffer: 256 * KIB,
+        bandwidth: Some(600_000_000),
+        storage: "virtio disk, measured in the emulator (given -m 512M)",
+    },
+    Board {
+        name: "aarch64-virt",
+        largest_file: ANY,
+        ram: 256 * MIB + 512 * KIB,
+        buffers: 2,
+        buffer: 256 * KIB,
+        bandwidth: Some(600_000_000),
+        storage: "virtio disk, measured in the emulator (given -m 512M)",
+    },
+    Board {
+        name: "lm3s6965evb",
+        largest_file: ANY,
+        ram: 54 * KIB,
+        buffers: 2,
+        buffer: 2 * KIB,
+        bandwidth: Some(960_000),
+        storage: "SD card on SPI, measured in the emulator",
+    },
+    Board {
+        name: "stm32h747i-disco",
+        largest_file: ANY,
+        ram: 32 * MIB,
+        buffers: 2,
+        buffer: 32 * KIB,
+        bandwidth: Some(23_000_000),
+        storage: "SD card, 4 bits; of the bus's 25 MB/s (datasheet) 23 are assumed, not measured",
+    },
+    Board {
+        name: "stm32n6570-dk",
+        largest_file: 128 << 20,
+        ram: 32 * MIB,
+        buffers: 0,
+        buffer: 0,
+        bandwidth: None,
+        storage: "octo-SPI flash, mapped (datasheet); its bandwidth was not measured",
+    },
+    Board {
+        name: "pico-plus-2",
+        largest_file: ANY,
+        ram: 8 * MIB,
+        buffers: 2,
+        buffer: 32 * KIB,
+        bandwidth: Some(3_000_000),
+        storage: "SD card on SPI; about 3 MB/s are assumed, not measured",
+    },
+    Board {
+        name: "esp32-p4",
+        largest_file: ANY,
+        ram: 32 * MIB,
+        buffers: 2,
+        buffer: 32 * KIB,
+        bandwidth: Some(20_000_000),
+        storage: "SD card, 4 bits at 40 MHz: the bus's limit (datasheet), not measured",
+    },
+];
+
+impl Board {
+    /// The entry for a board and a file of so many bytes.
+    ///
+    /// # Errors
+    /// No board is called that, or none of that name holds such a file; in one line.
+    pub fn find(name: &str, file_bytes: u64) -> Result<Board, String> {
+        let mut called: Vec<_> = BOARDS.iter().filter(|board| board.name == name).collect();
+        called.retain(|board| board.largest_file >= file_bytes);
+        match (called.first(), BOARDS.iter().rfind(|board| board.name == name)) {
+            (Some(board), _) => Ok(**board),
+            (None, Some(board)) => {
+                Err(format!("{name} holds files of up to {} bytes, this one has {file_bytes}", board.largest_file))
+            }
+            (None, None) => Err(format!("there is no board {name}")),
+        }
+    }
+}

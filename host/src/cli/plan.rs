@@ -1,0 +1,301 @@
+//! `gptrickle plan`: the memory that a run takes, and the speed that storage allows.
+
+use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{anyhow, bail};
+use clap::builder::PossibleValuesParser;
+use gptrickle_core::generate::{Options, Plan};
+use gptrickle_core::gpt2;
+use gptrickle_core::sampler::Params;
+use gptrickle_core::source::Source;
+use serde::Serialize;
+
+use super::model::{MemoryArgs, ModelArgs, buffer_bytes, ram_bytes};
+use crate::board::{BOARDS, Board};
+use crate::source::throttled::bandwidth;
+
+const EXAMPLES: &str = "Examples:
+  gptrickle plan -m distilgpt2.Q4_0.gguf --context 128 --batch 1 --kv q8_0
+  gptrickle plan -m gpt2.Q4_K_M.gguf --ram 8MiB --bandwidth 23MB/s    the largest context that fits
+  gptrickle plan -m gpt2.Q4_K_M.gguf --board esp32-p4 --json
+
+It reads the file's header alone, by the function that boards call before they read a weight.";
+
+/// Plan memory, bytes read and speed before a run
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// GGUF file of a GPT-2 model; the built-in demo model if left out
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+
+    #[command(flatten)]
+    memory: MemoryArgs,
+
+    /// Size of each source buffer, 0 where the model is mapped; the board's, or 64KiB
+    #[arg(long, value_name = "BYTES", value_parser = plan_buffer)]
+    buffer: Option<usize>,
+
+    /// Memory for arena and source buffers together; without --context, the largest that fits is planned, in batches
+    /// of 1 if none fits otherwise
+    #[arg(long, value_name = "BYTES", value_parser = ram_bytes)]
+    ram: Option<usize>,
+
+    /// What the storage gives, such as 23MB/s
+    #[arg(long, value_name = "RATE", value_parser = bandwidth)]
+    bandwidth: Option<u64>,
+
+    /// Takes buffers, memory and bandwidth from a board; options replace them
+    #[arg(long, value_name = "NAME", value_parser = board_names())]
+    board: Option<String>,
+
+    /// Tokens of the prompt that passes are told for; 32, or as many as the context has
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn plan_buffer(size: &str) -> Result<usize, String> {
+    if size == "0" { Ok(0) } else { buffer_bytes(size) }
+}
+
+fn board_names() -> PossibleValuesParser {
+    let mut names: Vec<_> = BOARDS.iter().map(|board| board.name).collect();
+    names.dedup();
+    names.into()
+}
+
+/// All that is shown.
+#[derive(Serialize)]
+struct Report {
+    #[serde(skip)]
+    name: String,
+    context: usize,
+    n_ctx: usize,
+    batch: usize,
+    kv: &'static str,
+    regions: Regions,
+    arena_bytes: usize,
+    buffers: usize,
+    buffer_bytes: usize,
+    total_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<Limit>,
+    bytes_per_token: u64,
+    block_bytes: u64,
+    head_bytes: u64,
+    embedding_bytes: u64,
+    prompt: Prompt,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<Storage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    board: Option<&'static str>,
+}
+
+/// The arena, in bytes.
+#[derive(Serialize)]
+struct Regions {
+    directory: usize,
+    kv: usize,
+    activations: usize,
+    tokenizer: usize,
+    sampler: usize,
+    tokens: usize,
+}
+
+/// Memory that was told, and what fits into it.
+#[derive(Serialize)]
+struct Limit {
+    ram_bytes: usize,
+    fits: bool,
+    largest_context: Option<usize>,
+}
+
+/// What a prompt and the token after it cost.
+#[derive(Serialize)]
+struct Prompt {
+    tokens: usize,
+    block_passes: usize,
+    head_passes: usize,
+    bytes: u64,
+}
+
+/// What storage allows, were there nothing else to wait for.
+#[derive(Serialize)]
+struct Storage {
+    bytes_per_s: u64,
+    tokens_per_s: f64,
+    prompt_s: f64,
+    /// Where the bandwidth is known from.
+    basis: &'static str,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let opened = ModelArgs::mapped(args.model.clone()).open()?;
+    let (model, file_bytes) = (&opened.model, opened.src.len());
+    let board = args.board.as_deref().map(|name| Board::find(name, file_bytes)).transpose();
+    let board = board.map_err(|error| anyhow!(error))?;
+    let buffer = args.buffer.unwrap_or(board.map_or(64 << 10, |board| board.buffer));
+    let buffers = board.map(|board| board.buffers).filter(|&n| n > 0).unwrap_or(2);
+    let buffers = if buffer > 0 { buffers } else { 0 }; // a model that is mapped is lent in place
+    if buffers > 0 && buffer < model.header.longest_row {
+        let needed = model.header.longest_row;
+        bail!("{}: the longest row has {needed} bytes, a buffer {buffer}: use --buffer {needed} or more", opened.name);
+    }
+    let ram = args.ram.or(board.map(|board| board.ram));
+    let buffers_bytes = buffer.saturating_mul(buffers);
+
+    let config = &model.header.config;
+    let mut state = args.memory.options(config)?;
+    let options = |state| Options { state, sampling: Params::default(), seed: 0, lookup: 0 };
+    let fit = |state| ram.map(|ram| Plan::largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
+    let mut largest = fit(state);
+    if !args.memory.asks_for_context() {
+        if largest == Some(None) {
+            state.batch = 1;
+            largest = fit(state);
+        }
+        state.context = largest.map_or(state.context, |largest| largest.unwrap_or(1));
+        state.batch = state.batch.min(state.context);
+    }
+    let plan = Plan::new(model, &options(state));
+    let total_bytes = plan.total().saturating_add(buffers_bytes);
+    let limit = ram.zip(largest).map(|(ram_bytes, largest_context)| Limit {
+        ram_bytes,
+        fits: total_bytes <= ram_bytes,
+        largest_context,
+    });
+
+    let tokens = args.prompt_tokens.unwrap_or(32.min(state.context));
+    if tokens == 0 || tokens > state.context {
+        bail!("--prompt-tokens {tokens} cannot be had: the context has 1 to {} positions", state.context);
+    }
+    let bytes = model.header.bytes_per_prompt(tokens, state.batch);
+    let prompt = Prompt { tokens, block_passes: tokens.div_ceil(state.batch), head_passes: 1, bytes };
+    let bytes_per_token = model.header.bytes_per_token();
+    let rate = args.bandwidth.or(board.and_then(|board| board.bandwidth));
+    let storage = rate.map(|bytes_per_s| Storage {
+        bytes_per_s,
+        tokens_per_s: bytes_per_s as f64 / bytes_per_token as f64,
+        prompt_s: bytes as f64 / bytes_per_s as f64,
+        basis: if args.bandwidth.is_some() { "as told" } else { board.map_or("", |board| board.storage) },
+    });
+    let report = Report {
+        name: opened.name.clone(),
+        context: state.context,
+        n_ctx: config.n_ctx,
+        batch: state.batch,
+        kv: state.kv.name(),
+        regions: Regions::new(&plan),
+        arena_bytes: plan.total(),
+        buffers,
+        buffer_bytes: buffer,
+        total_bytes,
+        limit,
+        bytes_per_token,
+        block_bytes: model.header.block_bytes,
+        head_bytes: model.header.head_bytes,
+        embedding_bytes: model.header.embedding_bytes,
+        prompt,
+        storage,
+        board: board.map(|board| board.storage),
+    };
+    report.show(args.json)?;
+    match &report.limit {
+        Some(limit) if !limit.fits => Err(anyhow!(limit.advice(&report, state))),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+impl Regions {
+    fn new(plan: &Plan) -> Regions {
+        let gpt2::Plan { weights, kv, activations } = plan.model;
+        let Plan { tokenizer, sampler, tokens, .. } = *plan;
+        Regions { directory: weights, kv, activations, tokenizer, sampler, tokens }
+    }
+
+    fn named(&self) -> [(&'static str, usize); 6] {
+        [
+            ("directory of weights", self.directory),
+            ("keys and values", self.kv),
+            ("activations", self.activations),
+            ("tokenizer's index", self.tokenizer),
+            ("sampler", self.sampler),
+            ("text as tokens", self.tokens),
+        ]
+    }
+}
+
+impl Limit {
+    /// What would fit.
+    fn advice(&self, report: &Report, state: gpt2::Options) -> String {
+        let needs = format!("{} bytes are needed, {} are there", report.total_bytes, self.ram_bytes);
+        match self.largest_context {
+            Some(largest) => format!("{needs}: --context {largest} fits"),
+            None if state.batch > 1 => format!("{needs}, and no context fits: try --batch 1 or --kv q8_0"),
+            None => format!("{needs}, and no context fits: try --kv q8_0, a smaller --buffer or a smaller model"),
+        }
+    }
+}
+
+impl Report {
+    fn show(&self, json: bool) -> anyhow::Result<()> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        if json {
+            writeln!(out, "{}", serde_json::to_string(self)?)?
+        } else {
+            write!(out, "{self}")?
+        }
+        Ok(out.flush()?)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Report { name, context, n_ctx, batch, kv, .. } = self;
+        writeln!(f, "{name}: context {context} of {n_ctx}, batch {batch}, kv {kv}\n\nMemory in bytes")?;
+        for (region, bytes) in self.regions.named() {
+            writeln!(f, "  {bytes:>12}  {region}")?;
+        }
+        writeln!(f, "  {:>12}  arena, all of these", self.arena_bytes)?;
+        match self.buffers {
+            0 => writeln!(f, "  {:>12}  source buffers: the model is mapped", 0)?,
+            n => writeln!(
+                f,
+                "  {:>12}  source buffers, {n} of {}",
+                self.total_bytes - self.arena_bytes,
+                self.buffer_bytes
+            )?,
+        }
+        writeln!(f, "  {:>12}  together", self.total_bytes)?;
+        if let Some(Limit { ram_bytes, fits, largest_context }) = &self.limit {
+            let fits = if *fits { "fits" } else { "does not fit" };
+            let largest =
+                largest_context.map_or("no context does".to_owned(), |n| format!("the largest context is {n}"));
+            writeln!(f, "  {ram_bytes:>12}  there: it {fits}, {largest}")?;
+        }
+        writeln!(f, "\nRead in bytes")?;
+        writeln!(
+            f,
+            "  {:>12}  a token: {} blocks and last norm, {} head, {} rows of both embeddings",
+            self.bytes_per_token, self.block_bytes, self.head_bytes, self.embedding_bytes
+        )?;
+        let Prompt { tokens, block_passes, bytes, .. } = self.prompt;
+        writeln!(f, "  {bytes:>12}  a prompt of {tokens} tokens: {block_passes} × the blocks, 1 × the head")?;
+        match (&self.storage, self.board) {
+            (Some(Storage { bytes_per_s, tokens_per_s, prompt_s, basis }), _) => writeln!(
+                f,
+                "\nStorage of {:.2} MB/s allows {tokens_per_s:.3} tokens/s, after {prompt_s:.2} s of prompt\n  ({basis})",
+                *bytes_per_s as f64 / 1e6
+            ),
+            (None, Some(storage)) => writeln!(f, "\nStorage: {storage}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
