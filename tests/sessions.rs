@@ -377,7 +377,7 @@ fn text_that_repeats_itself_takes_fewer_passes() {
         ("The cat sat on the mat. The dog sat on the mat.", drawn, false),
     ] {
         let (text, hash, passes) = demo(prompt.as_bytes(), sampling, 0);
-        for lookup in [1, 4, 8] {
+        for lookup in [4, 8] {
             let (same, same_hash, fewer) = demo(prompt.as_bytes(), sampling, lookup);
             assert!(same == text, "{prompt:?}: other text with lookup {lookup}");
             assert_eq!(same_hash, hash, "{prompt:?}, lookup {lookup}");
@@ -386,10 +386,7 @@ fn text_that_repeats_itself_takes_fewer_passes() {
                 "{:24} lookup {lookup}: {passes} -> {fewer} passes, {ratio:.2} x",
                 &prompt[..prompt.len().min(24)]
             );
-            assert!(
-                fewer <= passes && (!repeats || lookup < 4 || ratio >= 1.5),
-                "{prompt:?}, lookup {lookup}: {ratio}"
-            );
+            assert!(fewer <= passes && (!repeats || ratio >= 1.5), "{prompt:?}, lookup {lookup}: {ratio}");
         }
     }
 }
@@ -436,7 +433,7 @@ fn beside(name: &str, options: Options, lookup: usize, keep: Option<usize>, step
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happens between tokens, guesses show in nothing but the number of passes.
     #[test]

@@ -64,7 +64,8 @@ pub struct Options {
     /// Most tokens that are guessed from earlier text, to be checked in the same pass as the one before them; 0 is off.
     ///
     /// The text is the same, token by token; where it repeats itself, one pass of the weights makes several. A guess
-    /// costs a position's memory and arithmetic in the pass, and candidates of its own in the sampler.
+    /// costs a position's memory and arithmetic in the pass, right or wrong, and candidates of its own in the sampler:
+    /// it pays where storage is slower than arithmetic.
     pub lookup: usize,
 }
 

@@ -57,7 +57,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOW", value_parser = overflow)]
     overflow: Option<Overflow>,
 
-    /// Guesses up to N tokens from earlier text and checks them in one pass: the same text, in fewer passes; 0 is off
+    /// Guesses up to N tokens from earlier text and checks them in one pass: the same text, in fewer passes, which pays
+    /// where storage is slower than arithmetic; 0 is off
     #[arg(long, value_name = "N", default_value_t = 0)]
     lookup: u8,
 
