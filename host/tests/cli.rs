@@ -124,7 +124,7 @@ fn type_at(file: &[u8], tensor: &str) -> usize {
 #[test]
 fn text_goes_to_stdout_and_all_else_to_stderr() {
     let plain = run(&["generate", "Once upon a time", "-n", "12", "--stats", "--logits-hash"]);
-    assert_eq!(plain.err.lines().count(), 9, "{}", plain.err);
+    assert_eq!(plain.err.lines().count(), 10, "{}", plain.err);
     assert!(plain.err.starts_with("the built-in model: GPT-2, "));
     for figure in
         ["stop            max_tokens", "prompt          4 tokens, ", "new             12 tokens, ", "logits hash     "]
@@ -134,6 +134,24 @@ fn text_goes_to_stdout_and_all_else_to_stderr() {
     let text = plain.ok();
     assert!(text.ends_with('\n') && text.split_whitespace().count() > 5, "{text}");
     assert!(!text.contains("Once upon a time") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn weights_in_memory_are_read_less_and_the_text_stays() {
+    let bytes = |ram: &str| {
+        let out = run(&["generate", "Once", "-n", "8", "--json", "--ram", ram]).ok();
+        let (tokens, last) = out.trim_end().rsplit_once('\n').unwrap();
+        let last: serde_json::Value = serde_json::from_str(last).unwrap();
+        (tokens.to_owned(), last["bytes_per_token"].as_u64().unwrap(), last["resident_bytes"].as_u64())
+    };
+    let (text, whole, none) = bytes("0");
+    let (same, less, kept) = bytes("1MiB");
+    assert_eq!((&same, none), (&text, None));
+    // The built-in model's head is its embedding: the row of a token may be in memory, too.
+    assert!((0..=210).contains(&(whole - less - kept.unwrap())), "{whole} {less} {kept:?}");
+    let (same, rest, kept) = bytes("1GiB");
+    assert_eq!(same, text);
+    assert!(rest < 1500 && kept.unwrap() > 2_900_000, "{rest} {kept:?}");
 }
 
 #[test]

@@ -13,12 +13,14 @@ use bytesize::ByteSize;
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Fingerprint, Options, Overflow, Plan, Saved, Session, StopReason};
 use gptrickle_core::sampler::Params;
+use gptrickle_core::source::{Counting, Resident};
 use gptrickle_core::tokenizer::{Control, Flow, MAX_STOP, TextStream, Token};
 use serde::Serialize;
 
-use super::model::{self, MemoryArgs, ModelArgs, Opened};
+use super::model::{self, MemoryArgs, ModelArgs, Opened, ram_bytes};
 use super::{advance, note, progress, text_or_stdin};
 use crate::output;
+use crate::source::ModelFile;
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
@@ -114,6 +116,10 @@ pub(super) struct Args {
     #[arg(long)]
     stats: bool,
 
+    /// Memory to keep weights in beside the arena: what is kept, head first, is not read again for each token
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = ram_bytes)]
+    ram: usize,
+
     /// Prints a hash over all logits at the end: equal hashes, equal bits
     #[arg(long)]
     logits_hash: bool,
@@ -177,6 +183,9 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     source_share: Option<f64>,
     arena_bytes: usize,
+    /// Weights kept in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resident_bytes: Option<usize>,
     kernel: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     logits_hash: Option<String>,
@@ -223,7 +232,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         session.push(&tokens)?;
     }
     describe(&opened, &options, arena.used());
-    let result = write(&args, &mut opened, &mut session, &prompt, arena.used());
+    let most = opened.model.header.block_bytes + opened.model.header.head_bytes;
+    let mut resident = vec![0; usize::try_from(most).map_or(args.ram, |most| most.min(args.ram))];
+    let mut src = Resident::new(&mut opened.src, &mut resident);
+    session.keep(&mut src).with_context(|| opened.name.clone())?;
+    let result = write(&args, &mut src, &opened.name, &mut session, &prompt, arena.used());
     if let Some((fingerprint, output)) = save {
         SavedText::write(&session, fingerprint, output)?; // also what was made before something failed
     }
@@ -244,19 +257,19 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Runs the prompt, then shows token after token until the text ends.
 fn write(
     args: &Args,
-    opened: &mut Opened,
+    src: &mut Resident<&mut Counting<ModelFile>>,
+    name: &str,
     session: &mut Session,
     prompt: &[u8],
     arena_bytes: usize,
 ) -> anyhow::Result<Summary> {
-    let (src, name) = (&mut opened.src, &opened.name);
     let start = Instant::now();
     let prompt_tokens = session.tokens().len();
     let pending = session.pending();
     let bar = progress(pending, "reading the prompt");
     let mut left = pending;
     while left > 0 && !stop_if_interrupted(session) {
-        left = session.pass(src).with_context(|| name.clone())?;
+        left = session.pass(src).with_context(|| name.to_owned())?;
         advance(&bar, pending - left);
     }
     bar.finish_and_clear();
@@ -275,9 +288,9 @@ fn write(
     let mut decode_start = Instant::now();
     let (mut steps, mut bytes_read, passes) = (0usize, 0, session.passes());
     while !stop_if_interrupted(session) {
-        let before = src.bytes();
-        let token = session.next(src).with_context(|| name.clone())?;
-        let read = src.bytes() - before;
+        let before = src.inner().bytes();
+        let token = session.next(src).with_context(|| name.to_owned())?;
+        let read = src.inner().bytes() - before;
         if new_tokens > 0 && (read > 0 || token.is_some()) {
             (steps, bytes_read) = (steps + 1, bytes_read + read);
         }
@@ -313,6 +326,7 @@ fn write(
         source_bytes_per_s,
         source_share: args.model.bandwidth().map(|bandwidth| source_bytes_per_s / bandwidth as f64),
         arena_bytes,
+        resident_bytes: (src.kept() > 0).then(|| src.kept()),
         kernel: "generic",
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
     })
@@ -486,6 +500,9 @@ impl Summary {
         let share = share.unwrap_or_default();
         note(format_args!("source          {:.2} MB/s{share}", self.source_bytes_per_s / 1e6));
         note(format_args!("arena           {} bytes", self.arena_bytes));
+        if let Some(bytes) = self.resident_bytes {
+            note(format_args!("weights kept    {bytes} bytes"));
+        }
         note(format_args!("kernel          {}", self.kernel));
     }
 }
