@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use gptrickle_core::source::{Cause, Error, Source};
 
@@ -33,6 +34,14 @@ pub trait ReadAt: Debug + Send + Sync {
     /// # Errors
     /// Not all of it could be read.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// As [`read_at`](ReadAt::read_at), for a read that has been waiting in a queue since `asked`.
+    ///
+    /// # Errors
+    /// As [`read_at`](ReadAt::read_at).
+    fn read_queued(&self, bytes: &mut [u8], offset: u64, _asked: Instant) -> io::Result<()> {
+        self.read_at(bytes, offset)
+    }
 }
 
 impl ReadAt for &'static [u8] {
@@ -96,11 +105,14 @@ struct Buffer {
     held: Range<u64>,
 }
 
+/// A buffer to fill, what with, and since when.
+type Job = (Buffer, Range<u64>, Instant);
+
 /// The thread that reads ahead, and what was handed to it.
 #[derive(Debug)]
 struct Ahead {
     /// Buffers to fill; none once the thread shall end.
-    jobs: Option<Sender<(Buffer, Range<u64>)>>,
+    jobs: Option<Sender<Job>>,
     filled: Receiver<Buffer>,
     /// What they will hold, in the order in which they come back.
     promised: VecDeque<Range<u64>>,
@@ -158,7 +170,7 @@ impl Reads {
             (None, Some(ahead)) => ahead.take_back(),
             (None, None) => unreachable!("without a thread, the only buffer is here"),
         };
-        let read = buffer.read(&*self.device, want);
+        let read = buffer.read(&*self.device, want, Instant::now());
         self.here.push(buffer);
         read
     }
@@ -203,9 +215,9 @@ impl Source for Reads {
 
 impl Buffer {
     /// Reads a stretch to its start; if that fails, it holds nothing.
-    fn read(&mut self, device: &dyn ReadAt, want: Range<u64>) -> io::Result<()> {
+    fn read(&mut self, device: &dyn ReadAt, want: Range<u64>, asked: Instant) -> io::Result<()> {
         self.held = 0..0;
-        device.read_at(&mut self.bytes[..(want.end - want.start) as usize], want.start)?;
+        device.read_queued(&mut self.bytes[..(want.end - want.start) as usize], want.start, asked)?;
         self.held = want;
         Ok(())
     }
@@ -213,11 +225,11 @@ impl Buffer {
 
 impl Ahead {
     fn start(device: Arc<dyn ReadAt>) -> io::Result<Ahead> {
-        let (jobs, to_fill) = channel::<(Buffer, Range<u64>)>();
+        let (jobs, to_fill) = channel::<Job>();
         let (done, filled) = channel();
         let fill = move || {
-            for (mut buffer, want) in to_fill {
-                let _ = buffer.read(&*device, want); // it holds nothing then, and that is told when it is asked for
+            for (mut buffer, want, asked) in to_fill {
+                let _ = buffer.read(&*device, want, asked); // it holds nothing then, and that is told when it is asked for
                 if done.send(buffer).is_err() {
                     return;
                 }
@@ -235,7 +247,7 @@ impl Ahead {
     fn hand_over(&mut self, buffer: Buffer, want: Range<u64>) {
         self.promised.push_back(want.clone());
         let jobs = self.jobs.as_ref().expect("they end with this");
-        jobs.send((buffer, want)).expect("the thread ends with this");
+        jobs.send((buffer, want, Instant::now())).expect("the thread ends with this");
     }
 
     /// Waits for the buffer that was handed over first.

@@ -70,19 +70,28 @@ fn latency(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("latency={text} must be a time such as 200us, of at most 60s"))
 }
 
-/// A device that takes as long as a card would, on average; one command at a time, as a card.
+/// A device that takes as long as a card would, on average; one command at a time, and the next one in its queue starts
+/// when the last one ends.
 #[derive(Debug)]
 pub struct Throttled<R> {
     inner: R,
     throttle: Throttle,
-    /// How much later than the card would have the last read came back: the next one is due that much sooner.
-    late: Mutex<Duration>,
+    clock: Mutex<Clock>,
+}
+
+/// What the card would have done by now.
+#[derive(Debug)]
+struct Clock {
+    /// When it would have ended its last command.
+    free: Instant,
+    /// How much later than that it came back here, as a sleep lasts too long: the next one is asked for that much late.
+    late: Duration,
 }
 
 impl<R: ReadAt> Throttled<R> {
     /// Makes `inner` that slow.
     pub fn new(inner: R, throttle: Throttle) -> Throttled<R> {
-        Throttled { inner, throttle, late: Mutex::new(Duration::ZERO) }
+        Throttled { inner, throttle, clock: Mutex::new(Clock { free: Instant::now(), late: Duration::ZERO }) }
     }
 }
 
@@ -92,14 +101,19 @@ impl<R: ReadAt> ReadAt for Throttled<R> {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_queued(bytes, offset, Instant::now())
+    }
+
+    fn read_queued(&self, bytes: &mut [u8], offset: u64, asked: Instant) -> io::Result<()> {
         /// What is made up for: a sleep that lasts too long, not a disk that is slower than the card.
         const MOST_LATE: Duration = Duration::from_millis(20);
-        let mut late = self.late.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let due = Instant::now() + self.throttle.cost(bytes.len() as u64);
+        let mut clock = self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let before = |time: Instant, duration| time.checked_sub(duration).unwrap_or(time);
+        let start = before(asked, clock.late).max(clock.free).max(before(Instant::now(), MOST_LATE));
         self.inner.read_at(bytes, offset)?;
-        let due = due.checked_sub(*late).unwrap_or(due);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        *late = Instant::now().saturating_duration_since(due).min(MOST_LATE);
+        clock.free = start + self.throttle.cost(bytes.len() as u64);
+        thread::sleep(clock.free.saturating_duration_since(Instant::now()));
+        clock.late = Instant::now().saturating_duration_since(clock.free).min(MOST_LATE);
         Ok(())
     }
 }
