@@ -123,7 +123,7 @@ pub const BOARDS: [Board; 11] = [
         buffers: 2,
         buffer: 32 * KIB,
         bandwidth: Some(20_000_000),
-        storage: "SD card, 4 bits at 40 MHz: the bus's limit (datasheet), not measured",
+        storage: "SD card, 4 bits at 40 MHz: what that makes, not measured",
     },
 ];
 
