@@ -5,7 +5,7 @@
 
 use gptrickle_core::gguf::TensorType;
 use gptrickle_core::quant::{self, Activation, Format, GROUP, HALF};
-use gptrickle_tests::vectors;
+use gptrickle_tests::{scales, vectors};
 use proptest::prelude::*;
 
 /// Half the distance from 1 to the next f32: the most that one operation rounds off, relative to its result.
@@ -318,18 +318,6 @@ fn activations_at_the_ends_of_the_range_are_zero_huge_or_not_a_number() {
                 assert!(!quantised.dot(format, &row).is_finite(), "{format:?} loses {bad} at {at}");
             }
         }
-    }
-}
-
-/// Where a block's f16 scales stand: at most two.
-fn scales(format: Format) -> &'static [usize] {
-    match format {
-        Format::F32 | Format::BF16 => &[],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q2_K => &[80, 82],
-        Format::Q3_K => &[108],
-        Format::Q6_K => &[208],
-        _ => &[0],
     }
 }
 

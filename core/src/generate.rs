@@ -14,6 +14,7 @@ pub use saved::{Fingerprint, RestoreError, SAVED_VERSION, Saved};
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
 use crate::gpt2::{self, Header, State, Weights};
+use crate::ops::Engine;
 use crate::sampler::{self, Params, Sampler};
 use crate::source::{self, Resident, Source};
 use crate::tokenizer::{self, Control, Token, Tokenizer, Vocabulary, VocabularyBuilder};
@@ -342,6 +343,16 @@ impl<'a> Session<'a> {
     /// The source failed → [`Error::Source`].
     pub fn keep<S: Source>(&self, src: &mut Resident<S>) -> Result<u64, Error> {
         Ok(self.weights.keep(src)?)
+    }
+
+    /// Says who multiplies from here on: the same bits, sooner or later. Before, the best kernel does, alone.
+    pub fn set_engine(&mut self, engine: Engine<'a>) {
+        self.state.set_engine(engine);
+    }
+
+    /// Who multiplies.
+    pub fn engine(&self) -> Engine<'a> {
+        self.state.engine()
     }
 
     /// Asks for at most `n` further tokens, also of a text that has as many as were asked for before.

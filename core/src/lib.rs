@@ -22,8 +22,8 @@
 //!
 //! # What holds everywhere
 //! * The same file, prompt, options and seed give the same text on every target, bit for bit: integer products are
-//!   exact, the few f32 steps happen in one fixed order, nothing is contracted to fused multiply-adds, and `exp` and
-//!   `tanh` are pure Rust.
+//!   exact, the few f32 steps happen in one fixed order, nothing is contracted to fused multiply-adds, and [`exp`] is
+//!   our own. Kernels, threads and the size of buffers change speed, and no bit.
 //! * Any file, any truncation, any flipped byte gives a typed error or text, in bounded time: never a panic.
 //! * Nothing here allocates, knows a board, or names another crate's type in its public API.
 //! * [`quant`] has never heard of files, [`gguf`] never of GPT-2, [`gpt2`] never of text.
@@ -69,6 +69,8 @@ pub mod arena;
 pub mod quant;
 
 pub mod gguf;
+
+pub mod exp;
 
 pub mod ops;
 

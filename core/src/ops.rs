@@ -4,10 +4,13 @@
 //! it once, in order, in chunks of whole rows, and hints at the next chunk before it asks for one: after its last chunk
 //! that is the first one of the tensor `next`, so that a source with two buffers is never idle between tensors.
 
-use crate::quant::{self, Activation, FLOAT_LANES, Format, GROUP, HALF, sum_lanes};
+use core::fmt;
+
+use crate::exp::exp;
+use crate::quant::{self, Batch, FLOAT_LANES, Format, GROUP, HALF, Kernel, sum_lanes};
 use crate::source::{Cause, Error, Source};
 
-/// Rows whose products are handed on together.
+/// Rows whose products are handed on together, of as many positions as a pass can have; of fewer, more rows.
 pub const ROWS: usize = 64;
 
 /// A matrix in the file, or a vector, which has one column.
@@ -73,21 +76,81 @@ impl Matrix {
     }
 }
 
-/// Where [`multiply`] keeps its activations as int8, for up to B rows of up to `max_cols`.
+/// Who multiplies: the kernel, and how many share the work. The bits are the same for all.
+#[derive(Debug, Clone, Copy)]
+pub struct Engine<'a> {
+    /// What multiplies a row.
+    pub kernel: Kernel,
+    /// Who shares the rows.
+    pub team: &'a dyn Team,
+}
+
+impl Default for Engine<'_> {
+    /// The best kernel, alone.
+    fn default() -> Self {
+        Engine { kernel: Kernel::best(), team: &Alone }
+    }
+}
+
+/// A way to do two things at the same time: a pool of threads, a second core.
+pub trait Team: fmt::Debug + Sync {
+    /// Into how many parts work is best cut.
+    fn parts(&self) -> usize;
+
+    /// Calls both and returns when both are done.
+    fn join(&self, a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send));
+}
+
+/// One core, which does one thing after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone;
+
+impl Team for Alone {
+    fn parts(&self) -> usize {
+        1
+    }
+
+    fn join(&self, a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
+        a();
+        b();
+    }
+}
+
+impl Engine<'_> {
+    /// [`quant::multiply`], rows shared out in `parts`.
+    fn multiply(&self, parts: usize, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
+        let n_rows = products.len() / x.len();
+        if parts < 2 || n_rows < 2 {
+            return quant::multiply(self.kernel, format, rows, x, products);
+        }
+        let first = n_rows * (parts / 2) / parts;
+        let (rows, other_rows) = rows.split_at(first * format.row_bytes(x.cols));
+        let (products, other_products) = products.split_at_mut(first * x.len());
+        self.team.join(&mut || self.multiply(parts / 2, format, rows, x, products), &mut || {
+            self.multiply(parts - parts / 2, format, other_rows, x, other_products)
+        });
+    }
+}
+
+/// Who multiplies, and the memory it takes, for up to B rows of up to `max_cols`.
 #[derive(Debug)]
-pub struct Quantised<'a> {
-    /// Codes (B, max_cols).
+pub struct Scratch<'a> {
+    /// Who multiplies.
+    pub engine: Engine<'a>,
+    /// Activations as int8 codes (B, max_cols).
     pub q: &'a mut [i8],
-    /// Scales (B, max_cols / GROUP).
+    /// Their scales (B, max_cols / GROUP).
     pub d: &'a mut [f32],
     /// Sums of half groups (B, max_cols / HALF).
     pub sums: &'a mut [i16],
+    /// Products on their way to a sink (ROWS, B).
+    pub products: &'a mut [f32],
 }
 
 /// Multiplies every row of `w` with each of the B rows of `x` (B, w.cols), reading `w` once.
 ///
-/// Products come as `sink(b, first row, products)`, at most [`ROWS`] at a time, rows in order for each `b`.
-/// Activations are quantised into `scratch` unless `w` holds floats.
+/// Products come as `sink(first row, products)`, as (rows, B), rows in order: as many rows at once as find room in
+/// `scratch.products`. Activations are quantised into `scratch` unless `w` holds floats.
 ///
 /// # Errors
 /// The source failed, or cannot lend a whole row.
@@ -99,32 +162,25 @@ pub fn multiply<S: Source>(
     w: &Matrix,
     next: Option<&Matrix>,
     x: &[f32],
-    scratch: &mut Quantised,
-    mut sink: impl FnMut(usize, usize, &[f32]),
+    scratch: &mut Scratch,
+    mut sink: impl FnMut(usize, &[f32]),
 ) -> Result<(), Error> {
-    let n = x.len();
-    let (q, d, sums) = (&mut scratch.q[..n], &mut scratch.d[..n / GROUP], &mut scratch.sums[..n / HALF]);
-    if !w.format.is_float() {
-        quant::quantize(x, q, d, sums);
+    if x.is_empty() {
+        return Ok(());
     }
-    let activation = |b: usize| Activation {
-        x: &x[b * w.cols..][..w.cols],
-        q: &q[b * w.cols..][..w.cols],
-        d: &d[b * (w.cols / GROUP)..][..w.cols / GROUP],
-        sums: &sums[b * (w.cols / HALF)..][..w.cols / HALF],
-    };
-    let row_bytes = w.row_bytes();
+    let n = x.len();
+    let Scratch { engine, q, d, sums, products } = scratch;
+    let (q, d, sums) = (&mut q[..n], &mut d[..n / GROUP], &mut sums[..n / HALF]);
+    if !w.format.is_float() {
+        engine.kernel.run(|| quant::quantize(x, q, d, sums));
+    }
+    let x = Batch { cols: w.cols, x, q, d, sums };
+    let (row_bytes, at_once) = (w.row_bytes(), products.len() / x.len());
     w.stream(src, next, |first, rows| {
-        let mut products = [0.0; ROWS];
-        for (i, rows) in rows.chunks(ROWS * row_bytes).enumerate() {
-            for b in 0..n / w.cols {
-                let x = activation(b);
-                let products = &mut products[..rows.len() / row_bytes];
-                for (product, row) in products.iter_mut().zip(rows.chunks_exact(row_bytes)) {
-                    *product = quant::dot(w.format, row, &x);
-                }
-                sink(b, first + i * ROWS, products);
-            }
+        for (i, rows) in rows.chunks(at_once * row_bytes).enumerate() {
+            let products = &mut products[..rows.len() / row_bytes * x.len()];
+            engine.multiply(engine.team.parts(), w.format, rows, &x, products);
+            sink(first + i * at_once, products);
         }
     })
 }
@@ -142,10 +198,14 @@ pub fn matmul<S: Source>(
     next: Option<&Matrix>,
     x: &[f32],
     y: &mut [f32],
-    scratch: &mut Quantised,
+    scratch: &mut Scratch,
 ) -> Result<(), Error> {
-    multiply(src, w, next, x, scratch, |b, first, products| {
-        y[b * w.rows + first..][..products.len()].copy_from_slice(products);
+    let batch = x.len() / w.cols;
+    multiply(src, w, next, x, scratch, |first, products| {
+        for (b, y) in y.chunks_exact_mut(w.rows).enumerate().take(batch) {
+            let products = products.iter().skip(b).step_by(batch);
+            y[first..].iter_mut().zip(products).for_each(|(y, &product)| *y = product);
+        }
     })
 }
 
@@ -200,49 +260,60 @@ pub fn add_bias<S: Source>(src: &mut S, w: &Matrix, next: Option<&Matrix>, y: &m
 /// The source failed.
 pub fn layer_norm<S: Source>(
     src: &mut S,
+    kernel: Kernel,
     weight: &Matrix,
     bias: &Matrix,
     next: Option<&Matrix>,
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
-    let n = weight.rows as f32;
-    for x in x.chunks_exact_mut(weight.rows) {
-        let mean = sum(x.iter().copied()) / n;
-        x.iter_mut().for_each(|x| *x -= mean);
-        let variance = sum(x.iter().map(|x| x * x)) / n;
-        let scale = 1.0 / libm::sqrtf(variance + epsilon);
-        x.iter_mut().for_each(|x| *x *= scale);
-    }
+    kernel.run(|| x.chunks_exact_mut(weight.rows).for_each(|x| normalise(epsilon, x)));
     for_elements(src, weight, Some(bias), x, |value, x| *x *= value)?;
     add_bias(src, bias, next, x)
 }
 
-/// The sum of values, element `i` in lane `i % FLOAT_LANES`.
-fn sum(values: impl Iterator<Item = f32>) -> f32 {
+/// Gives a row mean 0 and variance 1.
+#[inline(always)]
+fn normalise(epsilon: f32, x: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = sum(x, |x| x) / n;
+    x.iter_mut().for_each(|x| *x -= mean);
+    let variance = sum(x, |x| x * x) / n;
+    let scale = 1.0 / libm::sqrtf(variance + epsilon);
+    x.iter_mut().for_each(|x| *x *= scale);
+}
+
+/// The sum of `f` of each value, element `i` in lane `i % FLOAT_LANES`.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; FLOAT_LANES];
-    for (i, value) in values.enumerate() {
-        lanes[i % FLOAT_LANES] += value;
+    let (chunks, rest) = x.as_chunks::<FLOAT_LANES>();
+    for x in chunks {
+        lanes.iter_mut().zip(x).for_each(|(lane, &x)| *lane += f(x));
     }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane += f(x));
     sum_lanes(lanes)
 }
 
-/// GELU of each value, the tanh form: `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
+/// GELU of each value, the tanh form: `x/2 · (1 + tanh(u))` with `u = √(2/π) · (x + 0.044715 x³)`.
 ///
-/// Source: Hendrycks and Gimpel, 2016; GPT-2's `gelu_new`.
+/// Computed as `x / (1 + exp(-2u))`, which is the same and nowhere subtracts what is nearly equal. Source: Hendrycks
+/// and Gimpel, 2016; GPT-2's `gelu_new`.
+#[inline(always)]
 pub fn gelu(x: &mut [f32]) {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_2;
     for x in x {
-        let inner = SQRT_2_OVER_PI * *x * (1.0 + 0.044_715 * *x * *x);
-        *x = 0.5 * *x * (1.0 + libm::tanhf(inner));
+        let twice_u = TWICE_SQRT_2_OVER_PI * *x * (1.0 + 0.044_715 * *x * *x);
+        *x /= 1.0 + exp(-twice_u);
     }
 }
 
 /// Turns scores into probabilities: `exp(x - max) / Σ exp(x - max)`.
+#[inline(always)]
 pub fn softmax(x: &mut [f32]) {
     let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    x.iter_mut().for_each(|x| *x = libm::expf(*x - max));
-    let scale = 1.0 / sum(x.iter().copied());
+    x.iter_mut().for_each(|x| *x = exp(*x - max));
+    let scale = 1.0 / sum(x, |x| x);
     x.iter_mut().for_each(|x| *x *= scale);
 }
 
@@ -280,7 +351,9 @@ mod tests {
         let x: Vec<f32> = (0..3 * 32).map(|i| (i as f32 * 0.37).sin()).collect();
         let multiply = |max| {
             let (mut q, mut d, mut sums) = (vec![0; 96], vec![0.0; 3], vec![0; 6]);
-            let mut scratch = Quantised { q: &mut q, d: &mut d, sums: &mut sums };
+            let mut products = vec![0.0; 3 * ROWS];
+            let mut scratch =
+                Scratch { engine: Engine::default(), q: &mut q, d: &mut d, sums: &mut sums, products: &mut products };
             let mut y = vec![0.0; 3 * 150];
             matmul(&mut Small(&file, max), &w, None, &x, &mut y, &mut scratch).map(|()| y)
         };
@@ -303,7 +376,7 @@ mod tests {
         file.extend((0..64).flat_map(|_| 3f32.to_le_bytes()));
         let bias = Matrix { at: 64 * 4, ..weight };
         let mut x: Vec<f32> = (0..128).map(|i| (i as f32 * 1.7).cos() * 5.0 + 100.0).collect();
-        layer_norm(&mut &file[..], &weight, &bias, None, 1e-5, &mut x).unwrap();
+        layer_norm(&mut &file[..], Kernel::best(), &weight, &bias, None, 1e-5, &mut x).unwrap();
         for x in x.chunks(64) {
             let mean = x.iter().sum::<f32>() / 64.0;
             let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / 64.0;

@@ -11,6 +11,7 @@ use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 
 use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::exp::exp;
 use crate::tokenizer::Token;
 
 /// How the next token is chosen.
@@ -304,7 +305,7 @@ impl<'a> Sampler<'a> {
             return Ok(Token(id(best)));
         }
         // exp((x - max) / t): probabilities, but for a common factor.
-        let weight = |candidate: u64| libm::expf((logit(candidate) - logit(best)) / temperature);
+        let weight = |candidate: u64| exp((logit(candidate) - logit(best)) / temperature);
 
         let total: f32 = kept.iter().map(|&c| weight(c)).sum();
         let mut n = kept.len();

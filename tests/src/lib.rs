@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::gguf;
 use gptrickle_core::gpt2::{self, Header, KvFormat, Metadata, Options, Plan, State, Weights};
+use gptrickle_core::ops::Engine;
+use gptrickle_core::quant::Format;
 use gptrickle_core::source::Source;
 
 /// The folder of reference vectors; `GPTRICKLE_VECTORS` names another, such as the whole set this one is part of.
@@ -50,6 +52,17 @@ pub fn token_ids(path: &Path) -> Vec<u32> {
 
 /// Logits of every position of `tokens`, `batch` positions a pass: (tokens, n_vocab).
 pub fn logits<S: Source>(src: &mut S, tokens: &[u32], batch: usize, kv: KvFormat) -> Result<Vec<f32>, gpt2::Error> {
+    logits_by(Engine::default(), src, tokens, batch, kv)
+}
+
+/// [`logits`], multiplied by `engine`.
+pub fn logits_by<S: Source>(
+    engine: Engine,
+    src: &mut S,
+    tokens: &[u32],
+    batch: usize,
+    kv: KvFormat,
+) -> Result<Vec<f32>, gpt2::Error> {
     let mut metadata = Metadata::default();
     let file = gguf::open(src, |key, value| metadata.note(key, value))?;
     let header = Header::read(&file, &metadata, src)?;
@@ -59,6 +72,7 @@ pub fn logits<S: Source>(src: &mut S, tokens: &[u32], batch: usize, kv: KvFormat
     let mut arena = Arena::new(&mut memory);
     let weights = Weights::load(&header, &file, src, &mut arena)?;
     let mut state = State::new(&header.config, &options, &mut arena)?;
+    state.set_engine(engine);
     assert_eq!(arena.used(), plan.total(), "the plan is what is used");
 
     let n_vocab = header.config.n_vocab;
@@ -70,4 +84,16 @@ pub fn logits<S: Source>(src: &mut S, tokens: &[u32], batch: usize, kv: KvFormat
         })?;
     }
     Ok(logits)
+}
+
+/// Where a block's f16 scales stand: at most two.
+pub fn scales(format: Format) -> &'static [usize] {
+    match format {
+        Format::F32 | Format::BF16 => &[],
+        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+        Format::Q2_K => &[80, 82],
+        Format::Q3_K => &[108],
+        Format::Q6_K => &[208],
+        _ => &[0],
+    }
 }

@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-use crate::ops::{self, Matrix, Quantised};
-use crate::quant::dot_f32;
+use crate::ops::{self, Matrix, ROWS, Scratch};
+use crate::quant::{Kernel, dot_f32};
 use crate::source::Source;
 
 use super::error::Error;
@@ -26,7 +26,7 @@ pub fn forward<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
 ) -> Result<(), Error> {
-    let config = state.config;
+    let (config, kernel) = (state.config, state.scratch.engine.kernel);
     let (n, n_embd) = (tokens.len(), config.n_embd);
     let left = state.batch.min(state.context - state.len);
     if n > left {
@@ -54,26 +54,29 @@ pub fn forward<S: Source>(
         };
 
         h.copy_from_slice(x);
-        norm(src, &layer.attn_norm, &layer.attn_qkv.weight, config.epsilon, h)?;
+        norm(src, kernel, &layer.attn_norm, &layer.attn_qkv.weight, config.epsilon, h)?;
         let qkv = &mut state.wide[..n * 3 * n_embd];
-        linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.quantised)?;
+        linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.scratch)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
             let position = state.len + i;
             let (q, kv) = qkv.split_at(n_embd);
             let (k, v) = kv.split_at(n_embd);
-            state.kv.store(l, position, k, v);
-            attend(&mut state.kv, l, config.head_dim(), q, &mut state.scores[..=position], h);
+            let scores = &mut state.scores[..=position];
+            kernel.run(|| {
+                state.kv.store(l, position, k, v);
+                attend(&mut state.kv, l, config.head_dim(), q, scores, h);
+            });
         }
         let projected = &mut state.wide[..n * n_embd];
-        linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.quantised)?;
+        linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.scratch)?;
         add(x, projected);
 
         h.copy_from_slice(x);
-        norm(src, &layer.ffn_norm, &layer.ffn_up.weight, config.epsilon, h)?;
+        norm(src, kernel, &layer.ffn_norm, &layer.ffn_up.weight, config.epsilon, h)?;
         let hidden = &mut state.wide[..n * config.n_ff];
-        linear(src, &layer.ffn_up, &layer.ffn_down.weight, h, hidden, &mut state.quantised)?;
-        ops::gelu(hidden);
-        linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.quantised)?;
+        linear(src, &layer.ffn_up, &layer.ffn_down.weight, h, hidden, &mut state.scratch)?;
+        kernel.run(|| ops::gelu(hidden));
+        linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.scratch)?;
         add(x, h);
     }
     state.len += n;
@@ -82,8 +85,8 @@ pub fn forward<S: Source>(
 
 /// Computes the logits of some positions of the last [`forward`] pass, reading the head once.
 ///
-/// They come as `sink(i, first token, logits)`, at most [`ops::ROWS`] at a time, tokens in order for each position
-/// `last.start + i`; so no buffer as large as the vocabulary is needed.
+/// They come as `sink(i, first token, logits)`, in pieces, tokens in order for each position `last.start + i`; so no
+/// buffer as large as the vocabulary is needed.
 ///
 /// # Errors
 /// The source failed → [`Error::Source`].
@@ -95,22 +98,43 @@ pub fn logits<S: Source>(
     weights: &Weights,
     state: &mut State,
     last: Range<usize>,
-    sink: impl FnMut(usize, usize, &[f32]),
+    mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
     let n_embd = state.config.n_embd;
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
     let head = weights.output();
-    norm(src, &weights.output_norm(), &head, state.config.epsilon, h)?;
+    norm(src, state.scratch.engine.kernel, &weights.output_norm(), &head, state.config.epsilon, h)?;
     // The next pass starts with a token that is not known yet, then with the first layer.
     let next = weights.layer(0).attn_norm.weight;
-    Ok(ops::multiply(src, &head, Some(&next), h, &mut state.quantised, sink)?)
+    let n = last.len();
+    ops::multiply(src, &head, Some(&next), h, &mut state.scratch, |first, products| {
+        if n == 1 {
+            return sink(0, first, products);
+        }
+        let mut column = [0.0; ROWS];
+        for (i, products) in products.chunks(ROWS * n).enumerate() {
+            let column = &mut column[..products.len() / n];
+            for b in 0..n {
+                column.iter_mut().zip(products.iter().skip(b).step_by(n)).for_each(|(y, &product)| *y = product);
+                sink(b, first + i * ROWS, column);
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// LayerNorm of each row of `x`; `next` is the tensor that is read after it.
-fn norm<S: Source>(src: &mut S, norm: &Norm, next: &Matrix, epsilon: f32, x: &mut [f32]) -> Result<(), Error> {
-    Ok(ops::layer_norm(src, &norm.weight, &norm.bias, Some(next), epsilon, x)?)
+fn norm<S: Source>(
+    src: &mut S,
+    kernel: Kernel,
+    norm: &Norm,
+    next: &Matrix,
+    epsilon: f32,
+    x: &mut [f32],
+) -> Result<(), Error> {
+    Ok(ops::layer_norm(src, kernel, &norm.weight, &norm.bias, Some(next), epsilon, x)?)
 }
 
 /// `y = w · x + b` for each row; `next` is the tensor that is read after it.
@@ -120,13 +144,14 @@ fn linear<S: Source>(
     next: &Matrix,
     x: &[f32],
     y: &mut [f32],
-    scratch: &mut Quantised,
+    scratch: &mut Scratch,
 ) -> Result<(), Error> {
     ops::matmul(src, &layer.weight, Some(&layer.bias), x, y, scratch)?;
     Ok(ops::add_bias(src, &layer.bias, Some(next), y)?)
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+#[inline(always)]
 fn attend(kv: &mut Kv, layer: usize, head_dim: usize, q: &[f32], scores: &mut [f32], out: &mut [f32]) {
     let scale = 1.0 / libm::sqrtf(head_dim as f32);
     let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));

@@ -1,7 +1,7 @@
 //! The memory of a sequence: planned before the first weight is read, then cut from the caller's arena.
 
 use crate::arena::{Arena, bytes_of};
-use crate::ops::Quantised;
+use crate::ops::{Engine, ROWS, Scratch};
 use crate::quant::{GROUP, HALF};
 
 use super::config::Config;
@@ -48,6 +48,7 @@ impl Plan {
                 bytes_of::<i8>(b(max_cols)),
                 bytes_of::<f32>(b(max_cols / GROUP)),
                 bytes_of::<i16>(b(max_cols / HALF)),
+                bytes_of::<f32>(b(ROWS)),
             ]
             .into_iter()
             .fold(0, usize::saturating_add),
@@ -78,7 +79,7 @@ pub struct State<'a> {
     pub(super) h: &'a mut [f32],      // normalised x, then the heads' output (B, n_embd)
     pub(super) wide: &'a mut [f32],   // query, key and value (B, 3 n_embd), then the feed-forward layer (B, n_ff)
     pub(super) scores: &'a mut [f32], // attention to each position (context)
-    pub(super) quantised: Quantised<'a>,
+    pub(super) scratch: Scratch<'a>,
 }
 
 impl<'a> State<'a> {
@@ -105,12 +106,24 @@ impl<'a> State<'a> {
             h: arena.take_as_is(b(n_embd))?,
             wide: arena.take_as_is(b(wide(config)))?,
             scores: arena.take_as_is(context)?,
-            quantised: Quantised {
+            scratch: Scratch {
+                engine: Engine::default(),
                 q: arena.take_as_is(b(max_cols))?,
                 d: arena.take_as_is(b(max_cols / GROUP))?,
                 sums: arena.take_as_is(b(max_cols / HALF))?,
+                products: arena.take_as_is(b(ROWS))?,
             },
         })
+    }
+
+    /// Says who multiplies from here on.
+    pub fn set_engine(&mut self, engine: Engine<'a>) {
+        self.scratch.engine = engine;
+    }
+
+    /// Who multiplies.
+    pub fn engine(&self) -> Engine<'a> {
+        self.scratch.engine
     }
 
     /// Positions in the KV cache.

@@ -35,6 +35,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {

@@ -24,6 +24,7 @@ const SCALES_L: Range<usize> = 4..8;
 const QS: Range<usize> = 8..BYTES;
 
 /// Each group's scale, -32..=31.
+#[inline(always)]
 fn scales(block: &[u8]) -> [i8; 8] {
     let (high, low) = (&block[SCALES_H], &block[SCALES_L]);
     core::array::from_fn(|g| {
@@ -45,6 +46,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {

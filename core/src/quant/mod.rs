@@ -12,6 +12,7 @@
 //! added pairwise ([`sum_lanes`]). F32, F16 and BF16 weights multiply in f32: element `i` goes to lane
 //! `i % FLOAT_LANES`. Nothing is contracted to a fused multiply-add.
 
+mod arch;
 mod bfloat16;
 mod float16;
 mod float32;
@@ -31,6 +32,8 @@ mod q8_0;
 use core::ops::Range;
 
 use half::f16;
+
+pub use arch::Kernel;
 
 /// Activations that share one scale.
 pub const GROUP: usize = 32;
@@ -192,6 +195,72 @@ pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
     of_format!(format, dot(row, x))
 }
 
+/// The products of `rows` with each of the B activation rows of `x`, as (rows, B).
+///
+/// The same bits as [`dot`] of each, whatever the kernel.
+///
+/// # Panics
+/// A row has not as many weights as `x` has activations, or `products` is not as long as its shape says.
+pub fn multiply(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
+    let n_rows = rows.len() / format.row_bytes(x.cols);
+    assert_eq!(rows.len(), n_rows * format.row_bytes(x.cols), "whole rows");
+    assert_eq!(products.len(), n_rows * x.len(), "one product for each row and activation row");
+    kernel.multiply(format, rows, x, products);
+}
+
+/// [`multiply`], product by product: the definition.
+#[inline(always)]
+fn generic(format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
+    let rows = rows.chunks_exact(format.row_bytes(x.cols));
+    for (products, row) in products.chunks_exact_mut(x.len()).zip(rows) {
+        for (b, product) in products.iter_mut().enumerate() {
+            *product = of_format!(format, dot(row, &x.row(b)));
+        }
+    }
+}
+
+/// B activation rows: as they are, and quantised in groups of [`GROUP`], unless they are to meet floats.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// How long a row is.
+    pub cols: usize,
+    /// The values (B, cols).
+    pub x: &'a [f32],
+    /// Int8 codes, -127..=127 (B, cols).
+    pub q: &'a [i8],
+    /// The scale of each group (B, cols / GROUP).
+    pub d: &'a [f32],
+    /// The sum of each half group's codes (B, cols / HALF).
+    pub sums: &'a [i16],
+}
+
+impl<'a> Batch<'a> {
+    /// How many rows there are (B).
+    pub fn len(&self) -> usize {
+        self.x.len() / self.cols
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.x.is_empty()
+    }
+
+    /// Row `b`.
+    ///
+    /// # Panics
+    /// There are fewer.
+    #[inline(always)]
+    pub fn row(&self, b: usize) -> Activation<'a> {
+        let cols = self.cols;
+        Activation {
+            x: &self.x[b * cols..][..cols],
+            q: &self.q[b * cols..][..cols],
+            d: &self.d[b * (cols / GROUP)..][..cols / GROUP],
+            sums: &self.sums[b * (cols / HALF)..][..cols / HALF],
+        }
+    }
+}
+
 /// An activation row: as it is, and quantised in groups of [`GROUP`].
 #[derive(Debug, Clone, Copy)]
 pub struct Activation<'a> {
@@ -242,6 +311,7 @@ const SUPER: usize = 256;
 ///
 /// # Panics
 /// `x` is no whole number of groups, or an output is not as long as its doc in [`Activation`] says.
+#[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
     assert!(x.len().is_multiple_of(GROUP) && q.len() == x.len());
     assert!(d.len() == x.len() / GROUP && sums.len() == x.len() / HALF);
@@ -266,6 +336,7 @@ pub fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
 }
 
 /// The nearest whole number, half to even, for magnitudes below 2^22.
+#[inline(always)]
 fn round_to_even(v: f32) -> f32 {
     // Above 2^23 an f32 has no fraction bits, so the addition itself rounds, in the default mode of every target.
     const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -273,6 +344,7 @@ fn round_to_even(v: f32) -> f32 {
 }
 
 /// The sum of all lanes, added pairwise: lane `i` with lane `i + N / 2`, and so on down to one.
+#[inline(always)]
 pub fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
     const { assert!(N.is_power_of_two()) };
     let mut half = N / 2;
@@ -288,11 +360,13 @@ pub fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
 /// The product of two f32 rows, element `i` in lane `i % FLOAT_LANES`: what float formats and attention use.
 ///
 /// Elements past the shorter row's end do not count.
+#[inline(always)]
 pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     dot_float(a.iter().copied(), b)
 }
 
 /// [`dot_f32`] of weights as they are decoded.
+#[inline(always)]
 fn dot_float(w: impl Iterator<Item = f32> + Clone, x: &[f32]) -> f32 {
     let mut lanes = [0.0; FLOAT_LANES];
     let mut w = w;
@@ -309,11 +383,13 @@ fn dot_float(w: impl Iterator<Item = f32> + Clone, x: &[f32]) -> f32 {
 }
 
 /// The product of a group of codes with a group of activations: exact.
+#[inline(always)]
 fn dot_codes(codes: &[i8; GROUP], q: &[i8; GROUP]) -> i32 {
     codes.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
 }
 
 /// The product of each half: for formats with a scale for every 16 weights.
+#[inline(always)]
 fn dot_halves(codes: &[i8], q: &[i8; GROUP]) -> [i32; 2] {
     let half = |i: usize| {
         let (c, q) = (&codes[i * HALF..][..HALF], &q[i * HALF..][..HALF]);
@@ -323,6 +399,7 @@ fn dot_halves(codes: &[i8], q: &[i8; GROUP]) -> [i32; 2] {
 }
 
 /// The f16 at `at`, as f32: exact.
+#[inline(always)]
 fn scale(block: &[u8], at: Range<usize>) -> f32 {
     let mut bytes = [0; 2];
     bytes.copy_from_slice(&block[at]);
@@ -330,6 +407,7 @@ fn scale(block: &[u8], at: Range<usize>) -> f32 {
 }
 
 /// 16 bytes hold 32 nibbles: weight `i` is byte `i`'s low one, weight `i + 16` its high one.
+#[inline(always)]
 fn nibbles(bytes: &[u8]) -> [u8; GROUP] {
     let mut out = [0; GROUP];
     let (low, high) = out.split_at_mut(HALF);

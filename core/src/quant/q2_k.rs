@@ -24,6 +24,7 @@ const D: Range<usize> = 80..82;
 const DMIN: Range<usize> = 82..84;
 
 /// 64 bytes hold 256 pairs of bits, in the order of the picture. Shared with Q3_K.
+#[inline(always)]
 pub(super) fn pairs(qs: &[u8]) -> [i8; SUPER] {
     let mut out = [0; SUPER];
     for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
@@ -47,6 +48,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {

@@ -25,6 +25,7 @@ const SCALES: Range<usize> = 96..108;
 const D: Range<usize> = 108..110;
 
 /// Every weight's code, -4..=3.
+#[inline(always)]
 fn codes(block: &[u8]) -> [i8; SUPER] {
     let mut codes = pairs(&block[QS]);
     for (k, codes) in codes.chunks_exact_mut(GROUP).enumerate() {
@@ -36,6 +37,7 @@ fn codes(block: &[u8]) -> [i8; SUPER] {
 }
 
 /// Every half group's scale, -32..=31.
+#[inline(always)]
 fn scales(block: &[u8]) -> [i8; 16] {
     let s = &block[SCALES];
     core::array::from_fn(|j| {
@@ -58,6 +60,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {

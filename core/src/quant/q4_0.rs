@@ -18,6 +18,7 @@ pub(super) const BYTES: usize = 18;
 const D: Range<usize> = 0..2;
 const QS: Range<usize> = 2..BYTES;
 
+#[inline(always)]
 fn codes(block: &[u8]) -> [i8; GROUP] {
     nibbles(&block[QS]).map(|q| q as i8 - 8)
 }
@@ -31,6 +32,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {

@@ -25,6 +25,7 @@ const SCALES: Range<usize> = 4..16;
 const QS: Range<usize> = 16..BYTES;
 
 /// Group `g`'s scale and minimum, 0..=63. Shared with Q5_K.
+#[inline(always)]
 pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
     if g < 4 {
         (scales[g] & 63, scales[g + 4] & 63)
@@ -35,6 +36,7 @@ pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
 }
 
 /// Group `g`'s nibbles. Shared with Q5_K.
+#[inline(always)]
 pub(super) fn group(qs: &[u8], g: usize) -> [i8; GROUP] {
     let mut out = [0; GROUP];
     for (out, byte) in out.iter_mut().zip(&qs[g / 2 * GROUP..][..GROUP]) {
@@ -56,6 +58,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {

@@ -29,6 +29,7 @@ pub(super) fn fives(qh: &[u8], qs: &[u8]) -> [u8; GROUP] {
     q
 }
 
+#[inline(always)]
 fn codes(block: &[u8]) -> [i8; GROUP] {
     fives(&block[QH], &block[QS]).map(|q| q as i8 - 16)
 }
@@ -42,6 +43,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {

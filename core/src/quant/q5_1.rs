@@ -22,6 +22,7 @@ const M: Range<usize> = 2..4;
 const QH: Range<usize> = 4..8;
 const QS: Range<usize> = 8..BYTES;
 
+#[inline(always)]
 fn codes(block: &[u8]) -> [i8; GROUP] {
     fives(&block[QH], &block[QS]).map(|q| q as i8)
 }
@@ -35,6 +36,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {

@@ -25,6 +25,7 @@ const QH: Range<usize> = 16..48;
 const QS: Range<usize> = 48..BYTES;
 
 /// Group `g`'s codes, 0..=31.
+#[inline(always)]
 fn group(block: &[u8], g: usize) -> [i8; GROUP] {
     let mut codes = q4_k::group(&block[QS], g);
     for (code, high) in codes.iter_mut().zip(&block[QH]) {
@@ -46,6 +47,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {

@@ -24,6 +24,7 @@ const SCALES: Range<usize> = 192..208;
 const D: Range<usize> = 208..BYTES;
 
 /// Group `g`'s codes, -32..=31.
+#[inline(always)]
 fn group(block: &[u8], g: usize) -> [i8; GROUP] {
     let (half, g) = (g / 4, g % 4);
     let ql = &block[QL][half * 64 + g % 2 * GROUP..][..GROUP];
@@ -47,6 +48,7 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
 }
 
 /// The product of a row with an activation row.
+#[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
     let mut lanes = [0.0; LANES];
     for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {

@@ -12,12 +12,13 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Fingerprint, Options, Overflow, Plan, Saved, Session, StopReason};
+use gptrickle_core::ops::Engine;
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::{Counting, Resident};
 use gptrickle_core::tokenizer::{Control, Flow, MAX_STOP, TextStream, Token};
 use serde::Serialize;
 
-use super::model::{self, MemoryArgs, ModelArgs, Opened, ram_bytes};
+use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened, ram_bytes};
 use super::{advance, note, progress, text_or_stdin};
 use crate::output;
 use crate::source::ModelFile;
@@ -54,6 +55,9 @@ pub(super) struct Args {
 
     #[command(flatten)]
     memory: MemoryArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     /// When the context is full: stop, or slide:KEEP, which keeps the first KEEP tokens and the newest half of the others
     #[arg(long, value_name = "HOW", value_parser = overflow)]
@@ -187,6 +191,7 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     resident_bytes: Option<usize>,
     kernel: &'static str,
+    threads: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     logits_hash: Option<String>,
 }
@@ -195,6 +200,10 @@ struct Summary {
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    args.engine.run(|engine| run_on(engine, &args))
+}
+
+fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let prompt = args.prompt()?;
     let mut opened = args.model.open()?;
     let mut saved = args.resume.as_deref().map(|path| SavedText::open(path, &mut opened)).transpose()?;
@@ -203,6 +212,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut arena = Arena::new(&mut memory);
     let mut session =
         Session::new(&opened.model, &options, &mut opened.src, &mut arena).with_context(|| opened.name.clone())?;
+    session.set_engine(engine);
     if let Some(saved) = &mut saved {
         saved.restore(&mut session)?;
     }
@@ -236,7 +246,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut resident = vec![0; usize::try_from(most).map_or(args.ram, |most| most.min(args.ram))];
     let mut src = Resident::new(&mut opened.src, &mut resident);
     session.keep(&mut src).with_context(|| opened.name.clone())?;
-    let result = write(&args, &mut src, &opened.name, &mut session, &prompt, arena.used());
+    let result = write(args, &mut src, &opened.name, &mut session, &prompt, arena.used());
     if let Some((fingerprint, output)) = save {
         SavedText::write(&session, fingerprint, output)?; // also what was made before something failed
     }
@@ -327,7 +337,8 @@ fn write(
         source_share: args.model.bandwidth().map(|bandwidth| source_bytes_per_s / bandwidth as f64),
         arena_bytes,
         resident_bytes: (src.kept() > 0).then(|| src.kept()),
-        kernel: "generic",
+        kernel: session.engine().kernel.name(),
+        threads: session.engine().team.parts(),
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
     })
 }
@@ -503,6 +514,6 @@ impl Summary {
         if let Some(bytes) = self.resident_bytes {
             note(format_args!("weights kept    {bytes} bytes"));
         }
-        note(format_args!("kernel          {}", self.kernel));
+        note(format_args!("kernel          {}, {} threads", self.kernel, self.threads));
     }
 }

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::gpt2::{self, Plan, State, Weights};
+use gptrickle_core::ops::Engine;
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 use serde::Serialize;
 
-use super::model::{self, MemoryArgs, ModelArgs, Opened};
+use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened};
 use super::tokenize::{parse_ids, quoted};
 use super::{advance, progress, text_or_stdin};
 use crate::npy;
@@ -38,6 +39,9 @@ pub(super) struct Args {
     #[command(flatten)]
     memory: MemoryArgs,
 
+    #[command(flatten)]
+    engine: EngineArgs,
+
     /// Writes every position's logits as a NumPy file, float32 [tokens, vocabulary]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -63,6 +67,10 @@ struct Row {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    args.engine.run(|engine| run_on(engine, &args))
+}
+
+fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let mut opened = args.model.open()?;
     let mut memory = vec![0; Tokenizer::bytes(&opened.model.vocabulary) + ALIGN];
     let tokenizer = Tokenizer::load(&opened.model.vocabulary, &mut opened.src, &mut Arena::new(&mut memory))
@@ -72,17 +80,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("the text is empty: there is no position to compute");
     }
     match &args.output {
-        Some(path) => save(path, &args, &mut opened, &tokens)?,
+        Some(path) => save(path, engine, args, &mut opened, &tokens)?,
         None => {
-            let last = every_position(&args, &mut opened, &tokens, |_| Ok(()))?;
-            table(&args, &mut opened, &tokenizer, &last)?;
+            let last = every_position(engine, args, &mut opened, &tokens, |_| Ok(()))?;
+            table(args, &mut opened, &tokenizer, &last)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the logits of every position to a file.
-fn save(path: &Path, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyhow::Result<()> {
+fn save(path: &Path, engine: Engine, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyhow::Result<()> {
     let context = || format!("cannot write {}", path.display());
     // A file appears under its name only when it is whole; anything else, such as a device, is written to as it is.
     let replaces = fs::symlink_metadata(path).map_or(true, |metadata| metadata.is_file());
@@ -90,7 +98,7 @@ fn save(path: &Path, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyh
     let mut out = BufWriter::new(File::create(&part).with_context(context)?);
     let mut write = |out: &mut BufWriter<File>| {
         npy::write_header(out, tokens.len(), opened.model.header.config.n_vocab).with_context(context)?;
-        every_position(args, opened, tokens, |logits| npy::write_values(out, logits).with_context(context))?;
+        every_position(engine, args, opened, tokens, |logits| npy::write_values(out, logits).with_context(context))?;
         out.flush().with_context(context)?;
         if replaces { fs::rename(&part, path).with_context(context) } else { Ok(()) }
     };
@@ -103,6 +111,7 @@ fn save(path: &Path, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyh
 
 /// Shows the logits of each position in turn, and returns those of the last.
 fn every_position(
+    engine: Engine,
     args: &Args,
     opened: &mut Opened,
     tokens: &[Token],
@@ -119,6 +128,7 @@ fn every_position(
     let mut arena = Arena::new(&mut memory);
     let weights = Weights::load(header, &opened.model.file, &mut opened.src, &mut arena)?;
     let mut state = State::new(&header.config, &options, &mut arena)?;
+    state.set_engine(engine);
     let n_vocab = header.config.n_vocab;
     let mut logits = vec![0.0; options.batch * n_vocab];
     let bar = progress(tokens.len(), "computing logits");

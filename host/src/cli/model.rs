@@ -1,6 +1,7 @@
 //! The options that say which model to open, and how to run it.
 
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
@@ -8,11 +9,14 @@ use clap::{Args, ValueEnum};
 use gptrickle_core::arena::ALIGN;
 use gptrickle_core::generate::Model;
 use gptrickle_core::gpt2::{Config, KvFormat, Options};
+use gptrickle_core::ops::Engine;
+use gptrickle_core::quant::Kernel;
 use gptrickle_core::source::{Counting, Source};
 use gptrickle_core::tokenizer::{self, Control, Token, Tokenizer};
 
 use crate::source::throttled::Throttle;
 use crate::source::{Buffering, DEMO, ModelFile};
+use crate::threads::Threads;
 
 /// Which model, and how its bytes are read.
 #[derive(Debug, Args)]
@@ -127,6 +131,41 @@ impl ModelArgs {
             SourceKind::Throttled { throttle, .. } => Some(throttle.bytes_per_s),
             _ => None,
         }
+    }
+}
+
+/// Who multiplies: for speed, the bits are the same.
+#[derive(Debug, Args)]
+pub(super) struct EngineArgs {
+    /// Instructions to multiply with: "auto" takes the best this processor has, "generic" those that every one has
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = kernel)]
+    kernel: Kernel,
+
+    /// Threads that share the work; as many as there are cores if left out
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(1..))]
+    threads: Option<u8>,
+}
+
+fn kernel(name: &str) -> Result<Kernel, String> {
+    if name == "auto" {
+        return Ok(Kernel::best());
+    }
+    Kernel::available().find(|kernel| kernel.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = Kernel::available().map(Kernel::name).collect();
+        format!("this processor has: auto, {}", names.join(", "))
+    })
+}
+
+impl EngineArgs {
+    /// Runs `f` with all threads at hand.
+    pub(super) fn run<R: Send>(&self, f: impl FnOnce(Engine) -> anyhow::Result<R> + Send) -> anyhow::Result<R> {
+        let kernel = self.kernel;
+        Threads::run(self.threads(), |team| f(Engine { kernel, team })).context("cannot start --threads")?
+    }
+
+    /// How many threads share the work.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 }
 
