@@ -191,6 +191,7 @@ fn json_lines_are_tokens_and_a_summary() {
         "prompt_tokens",
         "source_bytes_per_s",
         "stop",
+        "threads",
     ];
     assert_eq!(keys, expected);
     assert_eq!((&summary["prompt_tokens"], &summary["new_tokens"]), (&4.into(), &12.into()));
@@ -266,7 +267,7 @@ fn a_saved_text_goes_on_in_another_process() {
     let path = folder.path("a.session");
     for kv in ["f32", "f16", "q8_0"] {
         let options =
-            ["--kv", kv, "--context", "160", "--temperature", "1.1", "--seed", "5", "--repetition-penalty", "1.1"];
+            ["--kv", kv, "--context", "160", "--temperature", "1.1", "--seed", "6", "--repetition-penalty", "1.1"];
         let json = |args: &[&str]| run(&[&["generate", "--json", "--logits-hash"], args].concat()).lines();
         let whole = json(&[&["Once upon a time", "-n", "100"], &options[..]].concat());
         let first = json(&[&["Once upon a time", "-n", "50", "--save", &path], &options[..]].concat());
