@@ -45,18 +45,15 @@ pub fn forward<S: Source>(
         add(x, &h[..n_embd]);
     }
 
+    // What the pass still reads; each step takes its own tensors off the front.
+    let mut next = weights.pass(head);
     for l in 0..config.n_layer {
         let layer = weights.layer(l);
-        let next = match l + 1 {
-            next if next < config.n_layer => weights.layer(next).attn_norm,
-            _ if head => weights.output_norm(),
-            _ => weights.layer(0).attn_norm,
-        };
 
         h.copy_from_slice(x);
-        norm(src, &layer.attn_norm, &layer.attn_qkv.weight, config.epsilon, h)?;
+        norm(src, &layer.attn_norm, &mut next, config.epsilon, h)?;
         let qkv = &mut state.wide[..n * 3 * n_embd];
-        linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.quantised)?;
+        linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.quantised)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
             let position = state.len + i;
             let (q, kv) = qkv.split_at(n_embd);
@@ -65,15 +62,15 @@ pub fn forward<S: Source>(
             attend(&mut state.kv, l, config.head_dim(), q, &mut state.scores[..=position], h);
         }
         let projected = &mut state.wide[..n * n_embd];
-        linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.quantised)?;
+        linear(src, &layer.attn_output, &mut next, h, projected, &mut state.quantised)?;
         add(x, projected);
 
         h.copy_from_slice(x);
-        norm(src, &layer.ffn_norm, &layer.ffn_up.weight, config.epsilon, h)?;
+        norm(src, &layer.ffn_norm, &mut next, config.epsilon, h)?;
         let hidden = &mut state.wide[..n * config.n_ff];
-        linear(src, &layer.ffn_up, &layer.ffn_down.weight, h, hidden, &mut state.quantised)?;
+        linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.quantised)?;
         ops::gelu(hidden);
-        linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.quantised)?;
+        linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.quantised)?;
         add(x, h);
     }
     state.len += n;
@@ -101,29 +98,38 @@ pub fn logits<S: Source>(
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
-    let head = weights.output();
-    norm(src, &weights.output_norm(), &head, state.config.epsilon, h)?;
     // The next pass starts with a token that is not known yet, then with the first layer.
-    let next = weights.layer(0).attn_norm.weight;
-    Ok(ops::multiply(src, &head, Some(&next), h, &mut state.quantised, sink)?)
+    let mut next = weights.head_pass();
+    norm(src, &weights.output_norm(), &mut next, state.config.epsilon, h)?;
+    next.next();
+    Ok(ops::multiply(src, &weights.output(), next, h, &mut state.quantised, sink)?)
 }
 
-/// LayerNorm of each row of `x`; `next` is the tensor that is read after it.
-fn norm<S: Source>(src: &mut S, norm: &Norm, next: &Matrix, epsilon: f32, x: &mut [f32]) -> Result<(), Error> {
-    Ok(ops::layer_norm(src, &norm.weight, &norm.bias, Some(next), epsilon, x)?)
+/// LayerNorm of each row of `x`; takes scale and shift off `next`, what is read from here on.
+fn norm<S: Source>(
+    src: &mut S,
+    norm: &Norm,
+    next: &mut (impl Iterator<Item = Option<Matrix>> + Clone),
+    epsilon: f32,
+    x: &mut [f32],
+) -> Result<(), Error> {
+    next.nth(1);
+    Ok(ops::layer_norm(src, &norm.weight, &norm.bias, next.clone(), epsilon, x)?)
 }
 
-/// `y = w · x + b` for each row; `next` is the tensor that is read after it.
+/// `y = w · x + b` for each row; takes both tensors off `next`, what is read from here on.
 fn linear<S: Source>(
     src: &mut S,
     layer: &Linear,
-    next: &Matrix,
+    next: &mut (impl Iterator<Item = Option<Matrix>> + Clone),
     x: &[f32],
     y: &mut [f32],
     scratch: &mut Quantised,
 ) -> Result<(), Error> {
-    ops::matmul(src, &layer.weight, Some(&layer.bias), x, y, scratch)?;
-    Ok(ops::add_bias(src, &layer.bias, Some(next), y)?)
+    next.next();
+    ops::matmul(src, &layer.weight, next.clone(), x, y, scratch)?;
+    next.next();
+    Ok(ops::add_bias(src, &layer.bias, next.clone(), y)?)
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.

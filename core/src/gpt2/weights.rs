@@ -1,6 +1,8 @@
 //! The weights' directory: which tensor lies where, in the order in which a pass reads them.
 
 use core::fmt;
+use core::iter::once;
+use core::ops::Range;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf::{File, Tensor};
@@ -289,6 +291,27 @@ impl<'a> Weights<'a> {
     /// The head (n_vocab, n_embd): its own matrix, or the token embedding.
     pub fn output(&self) -> Matrix {
         self.matrix(OUTPUT)
+    }
+
+    /// All tensors of a pass in the order in which they are read, the head's too if it follows; then the next pass's
+    /// layers, after a `None` for the embeddings: nobody knows which of their rows come next.
+    pub fn pass(&self, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        self.in_order(self.layer_roles(), head)
+    }
+
+    /// As [`pass`](Self::pass), from the last norm on.
+    pub fn head_pass(&self) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        self.in_order(0..0, true)
+    }
+
+    fn in_order(&self, layers: Range<usize>, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        let head = if head { OUTPUT_NORM.0..OUTPUT.0 + 1 } else { 0..0 };
+        let matrix = |i| Some(self.matrix(Role(i)));
+        layers.chain(head).map(matrix).chain(once(None)).chain(self.layer_roles().map(matrix))
+    }
+
+    fn layer_roles(&self) -> Range<usize> {
+        OUTSIDE.len()..self.slots.len()
     }
 
     /// Keeps in memory what a pass would read, as much as there is room for, and says how many bytes a token that
