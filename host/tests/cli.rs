@@ -835,6 +835,27 @@ fn ctrl_c_ends_a_long_prompt() {
     assert!(rest.contains("stop            interrupted\n") && rest.contains("new             0 tokens"), "{rest}");
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_half_written_logits() {
+    let folder = Folder::new("interrupted-logits");
+    let path = folder.file("a.npy", b"old");
+    let words = "Once upon a time there was a cat. ".repeat(50);
+    // As slow as it takes for the signal to come before the end.
+    let slow = ["--batch", "1", "--source", "throttled:20MB/s"];
+    let child = command(&[&["logits", &words, "-o", &path], &slow[..]].concat()).spawn().unwrap();
+    let part = format!("{path}.part");
+    while !Path::new(&part).exists() {
+        std::thread::yield_now();
+    }
+    interrupt(&child);
+    let run = end(child);
+    assert_eq!((run.code, &run.out[..]), (Some(130), &b""[..]), "{}", run.err);
+    assert_eq!(run.err, format!("interrupted: {path} was not written\n"));
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert!(!Path::new(&part).exists());
+}
+
 #[test]
 fn who_has_seen_enough_hears_of_no_error() {
     let mut child = command(&["generate", "Once upon a time", "--top-k", "0", "--temperature", "3"]).spawn().unwrap();
