@@ -216,6 +216,58 @@ struct Piece {
     start: usize,
 }
 
+/// Which stretches of a file lie where in memory: what [`Resident`] keeps, or would keep.
+#[derive(Debug)]
+pub struct Layout {
+    room: usize,
+    used: usize,
+    pieces: [Piece; MAX_PIECES],
+    n_pieces: usize,
+}
+
+impl Layout {
+    /// Nothing yet, in memory of `room` bytes.
+    pub fn new(room: usize) -> Layout {
+        Layout { room, used: 0, pieces: [Piece::default(); MAX_PIECES], n_pieces: 0 }
+    }
+
+    /// Takes in `len` bytes from `offset` on if they can be kept, and says how many were: all or none.
+    pub fn add(&mut self, offset: u64, len: usize) -> usize {
+        if !self.fits(offset, len) {
+            return 0;
+        }
+        match self.grows(offset) {
+            Some(i) => self.pieces[i].len += len,
+            None => {
+                self.pieces[self.n_pieces] = Piece { at: offset, len, start: self.used };
+                self.n_pieces += 1;
+            }
+        }
+        self.used += len;
+        len
+    }
+
+    /// Bytes taken in.
+    pub fn kept(&self) -> usize {
+        self.used
+    }
+
+    /// Bytes that can still be taken in.
+    pub fn room(&self) -> usize {
+        self.room - self.used
+    }
+
+    fn fits(&self, offset: u64, len: usize) -> bool {
+        len > 0 && len <= self.room() && (self.n_pieces < MAX_PIECES || self.grows(offset).is_some())
+    }
+
+    /// The last piece, if `offset` is where it ends.
+    fn grows(&self, offset: u64) -> Option<usize> {
+        let last = self.n_pieces.checked_sub(1)?;
+        (self.pieces[last].at + self.pieces[last].len as u64 == offset).then_some(last)
+    }
+}
+
 /// Keeps some stretches of a file in memory, and asks another source for the rest.
 ///
 /// ```
@@ -232,15 +284,13 @@ struct Piece {
 pub struct Resident<'a, S> {
     inner: S,
     memory: &'a mut [u8],
-    used: usize,
-    pieces: [Piece; MAX_PIECES],
-    n_pieces: usize,
+    layout: Layout,
 }
 
 impl<'a, S: Source> Resident<'a, S> {
     /// Wraps `inner`, with nothing kept yet and room for as much as `memory` holds.
     pub fn new(inner: S, memory: &'a mut [u8]) -> Self {
-        Resident { inner, memory, used: 0, pieces: [Piece::default(); MAX_PIECES], n_pieces: 0 }
+        Resident { inner, layout: Layout::new(memory.len()), memory }
     }
 
     /// Reads `len` bytes from `offset` on into memory, and says how many were: all or none.
@@ -251,12 +301,10 @@ impl<'a, S: Source> Resident<'a, S> {
     /// # Errors
     /// The source failed; then nothing more is kept than before.
     pub fn keep(&mut self, offset: u64, len: usize) -> Result<usize, Error> {
-        let last = self.n_pieces.checked_sub(1);
-        let grows = last.is_some_and(|i| self.pieces[i].at + self.pieces[i].len as u64 == offset);
-        if len > self.room() || len == 0 || (!grows && self.n_pieces == MAX_PIECES) {
+        if !self.layout.fits(offset, len) {
             return Ok(0);
         }
-        let memory = &mut self.memory[self.used..][..len];
+        let memory = &mut self.memory[self.layout.used..][..len];
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
@@ -264,25 +312,17 @@ impl<'a, S: Source> Resident<'a, S> {
             memory[done..done + n].copy_from_slice(self.inner.chunk(at, n)?);
             done += n;
         }
-        match last {
-            Some(i) if grows => self.pieces[i].len += len,
-            _ => {
-                self.pieces[self.n_pieces] = Piece { at: offset, len, start: self.used };
-                self.n_pieces += 1;
-            }
-        }
-        self.used += len;
-        Ok(len)
+        Ok(self.layout.add(offset, len))
     }
 
     /// Bytes kept in memory.
     pub fn kept(&self) -> usize {
-        self.used
+        self.layout.kept()
     }
 
     /// Bytes that can still be kept.
     pub fn room(&self) -> usize {
-        self.memory.len() - self.used
+        self.layout.room()
     }
 
     /// The source that the rest comes from.
@@ -293,7 +333,7 @@ impl<'a, S: Source> Resident<'a, S> {
     /// The bytes in memory from `offset` on, or how far it is to the next that are.
     fn find(&self, offset: u64) -> Result<&[u8], u64> {
         let mut gap = u64::MAX;
-        for piece in &self.pieces[..self.n_pieces] {
+        for piece in &self.layout.pieces[..self.layout.n_pieces] {
             if let Some(into) = offset.checked_sub(piece.at) {
                 if into < piece.len as u64 {
                     return Ok(&self.memory[piece.start..][..piece.len][into as usize..]);
