@@ -1,6 +1,5 @@
 //! Whole models through small buffers: the same bits from any source, each weight read once a token, memory as planned.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -250,42 +249,6 @@ fn a_prompt_costs_the_layers_once_a_batch() {
                     assert_eq!(read, passes * layers + once + 13 * per_token, "{name} in batches of {batch}");
                 },
             );
-        }
-    }
-}
-
-/// `prefetch(b)`, `chunk(a)`, `prefetch(c)`, `chunk(b)`, from the first layer to the head and on to the next token: all a
-/// source with two buffers waits for are the rows of the embeddings, which nobody knows before.
-#[test]
-fn every_hint_comes_true_and_every_weight_is_hinted() {
-    for (name, file) in FILES.iter() {
-        let rows = needed(file).rows;
-        let is_row = |range: &Range<u64>| rows.iter().any(|(at, row)| at.contains(&range.start) && len(range) == *row);
-        let first = places(file).into_iter().find(|place| place.0.name == "blk.0.attn_norm.weight").unwrap().1.start;
-        for tokens in [3, 9] {
-            with_session(&mut Recording::new(Buffered::new(file, 4096)), &options(16, 4), |mut session, _, src| {
-                session.push(&[Token(1); 9][..tokens]).unwrap();
-                src.take();
-                session.next(src).unwrap();
-                session.next(src).unwrap();
-                let mut promised = VecDeque::new();
-                let mut cold = 0;
-                for request in src.take() {
-                    match request {
-                        Request::Prefetch(next) => promised.push_back(next),
-                        Request::Chunk(range) if promised.front() == Some(&range) => drop(promised.pop_front()),
-                        Request::Chunk(range) if is_row(&range) => {}
-                        Request::Chunk(range) => {
-                            assert_eq!(range.start, first, "{name}: {range:?} comes unannounced, not {promised:?}");
-                            cold += 1;
-                        }
-                    }
-                    assert!(promised.len() <= 2, "{name}: {promised:?}");
-                }
-                // Only the very first chunk, and the last hint is that of the token after.
-                assert_eq!((cold, promised.len()), (1, 1), "{name}");
-                assert_eq!(promised[0].start, first, "{name}");
-            });
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The operations of a transformer over rows of f32, weights streamed from a [`Source`].
 //!
 //! Shapes stand beside the names, `(B, cols)` is B rows one after the other. Each function that streams a tensor reads
-//! it once, in order, in chunks of whole rows, and hints at the next chunk before it asks for one: after its last chunk
-//! that is the first one of the tensor `next`, so that a source with two buffers is never idle between tensors.
+//! it once, in order, in chunks of whole rows, and hints at what is read after that: `next` are the tensors behind it,
+//! and `None` where something that is not known is read between them.
+//! A hint covers as many whole rows as a buffer holds, of one tensor after the other as long as they fill a stretch of
+//! the file, so that a source with two buffers is never idle, and sends as few commands as its buffers allow.
 
 use core::fmt;
+use core::iter::once;
 
 use crate::exp::exp;
 use crate::quant::{self, Batch, FLOAT_LANES, Format, GROUP, HALF, Kernel, sum_lanes};
-use crate::source::{Cause, Error, Source};
+use crate::source::{Cause, Error, Reach, Source};
 
 /// Rows whose products are handed on together, of as many positions as a pass can have; of fewer, more rows.
 pub const ROWS: usize = 64;
@@ -39,40 +42,100 @@ impl Matrix {
         self.rows as u64 * self.row_bytes() as u64
     }
 
-    /// How many rows from `first` on the source can lend at once, as offset and bytes.
-    fn chunk<S: Source>(&self, src: &S, first: usize) -> (u64, usize) {
-        let row_bytes = self.row_bytes();
-        let at = self.at + first as u64 * row_bytes as u64;
-        let rows = src.lendable(at, (self.rows - first).saturating_mul(row_bytes)) / row_bytes;
-        // Even a row that lies in two places comes whole, if the source can lend as much.
-        (at, rows.max((src.max_chunk() / row_bytes).min(1)) * row_bytes)
+    /// The rows from `first` on.
+    fn from(&self, first: usize) -> Matrix {
+        Matrix { at: self.at + first as u64 * self.row_bytes() as u64, rows: self.rows - first, ..*self }
+    }
+
+    /// What the source can lend of it at once, from its first row on.
+    fn reach<S: Source>(&self, src: &S) -> Reach {
+        src.reach(self.at, self.rows.saturating_mul(self.row_bytes()))
+    }
+
+    /// Bytes from its first row on that the source has and was told of in whole rows, or those that it was not.
+    fn told<S: Source>(&self, src: &S) -> Result<usize, usize> {
+        match self.reach(src) {
+            Reach::Away(n) => Err(n),
+            // A row that is there in part is read whole.
+            Reach::Here(n) | Reach::Ahead(n) if n < self.row_bytes() => {
+                Err(n + src.reach(self.at + n as u64, self.rows.saturating_mul(self.row_bytes()) - n).bytes())
+            }
+            Reach::Here(n) | Reach::Ahead(n) => Ok(n),
+        }
+    }
+
+    /// The rows from the first one on that the source was not told of, if there is one.
+    fn untold<S: Source>(self, src: &S) -> Option<Matrix> {
+        let mut rest = self;
+        while rest.rows > 0 {
+            match rest.told(src) {
+                Ok(n) => rest = rest.from(n / rest.row_bytes()),
+                Err(_) => return Some(rest),
+            }
+        }
+        None
     }
 
     /// Lends the rows to `f` in order, as many at a time as the source can: `f(first row, their bytes)`.
     fn stream<S: Source>(
         &self,
         src: &mut S,
-        next: Option<&Matrix>,
+        next: impl Iterator<Item = Option<Matrix>> + Clone,
         mut f: impl FnMut(usize, &[u8]),
     ) -> Result<(), Error> {
         let row_bytes = self.row_bytes();
         let mut first = 0;
         while first < self.rows {
-            let (at, len) = self.chunk(src, first);
-            if len == 0 {
-                let cause = Cause::ChunkTooLong(src.max_chunk());
-                return Err(Error { offset: at, len: row_bytes, cause });
-            }
-            let after = first + len / row_bytes;
-            let hint =
-                if after < self.rows { Some(self.chunk(src, after)) } else { next.map(|next| next.chunk(src, 0)) };
-            if let Some((at, len)) = hint {
-                src.prefetch(at, len);
-            }
-            f(first, src.chunk(at, len)?);
-            first = after;
+            let rest = self.from(first);
+            // Where a stretch begins, the one behind it can go into the buffer that is free now.
+            let stretches = match rest.reach(src) {
+                Reach::Here(n) if n >= row_bytes => 0,
+                Reach::Ahead(n) if n >= row_bytes => 1,
+                _ => 2,
+            };
+            (0..stretches).for_each(|_| announce(src, once(Some(rest)).chain(next.clone())));
+            let rows = match rest.reach(src).bytes() / row_bytes {
+                0 if row_bytes > src.max_chunk() => {
+                    let cause = Cause::ChunkTooLong(src.max_chunk());
+                    return Err(Error { offset: rest.at, len: row_bytes, cause });
+                }
+                // Even a row that lies in two places comes whole.
+                rows => rows.max(1),
+            };
+            f(first, src.chunk(rest.at, rows * row_bytes)?);
+            first += rows;
         }
         Ok(())
+    }
+}
+
+/// Tells the source of the first rows in `order` that it was not told of yet: as many as a buffer holds, from as many
+/// tensors as fill a stretch of the file, in whatever order they lie there.
+fn announce<S: Source>(src: &mut S, mut order: impl Iterator<Item = Option<Matrix>>) {
+    let Some(first) = order.find_map(|matrix| matrix?.untold(src)) else { return };
+    let mut stretch = first.at..first.at;
+    // Of what is seen on the way, which is not always one stretch yet.
+    let (mut span, mut bytes) = (stretch.clone(), 0);
+    for matrix in once(Some(first)).chain(order) {
+        // What is read in between would take the buffer.
+        let Some(matrix) = matrix else { break };
+        let Err(n) = matrix.told(src) else { break };
+        let rows = n.min(src.max_chunk() - bytes) / matrix.row_bytes();
+        let end = matrix.at + (rows * matrix.row_bytes()) as u64;
+        if rows < matrix.rows {
+            if stretch == span && matrix.at == span.end {
+                stretch.end = end;
+            }
+            break;
+        }
+        bytes += rows * matrix.row_bytes();
+        span = span.start.min(matrix.at)..span.end.max(end);
+        if span.end - span.start == bytes as u64 {
+            stretch = span.clone();
+        }
+    }
+    if !stretch.is_empty() {
+        src.prefetch(stretch.start, (stretch.end - stretch.start) as usize);
     }
 }
 
@@ -160,7 +223,7 @@ pub struct Scratch<'a> {
 pub fn multiply<S: Source>(
     src: &mut S,
     w: &Matrix,
-    next: Option<&Matrix>,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
     x: &[f32],
     scratch: &mut Scratch,
     mut sink: impl FnMut(usize, &[f32]),
@@ -195,7 +258,7 @@ pub fn multiply<S: Source>(
 pub fn matmul<S: Source>(
     src: &mut S,
     w: &Matrix,
-    next: Option<&Matrix>,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
     x: &[f32],
     y: &mut [f32],
     scratch: &mut Scratch,
@@ -226,7 +289,7 @@ pub fn row<S: Source>(src: &mut S, w: &Matrix, row: usize, out: &mut [f32]) -> R
 fn for_elements<S: Source>(
     src: &mut S,
     w: &Matrix,
-    next: Option<&Matrix>,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
     y: &mut [f32],
     f: impl Fn(f32, &mut f32),
 ) -> Result<(), Error> {
@@ -248,7 +311,12 @@ fn for_elements<S: Source>(
 ///
 /// # Errors
 /// The source failed.
-pub fn add_bias<S: Source>(src: &mut S, w: &Matrix, next: Option<&Matrix>, y: &mut [f32]) -> Result<(), Error> {
+pub fn add_bias<S: Source>(
+    src: &mut S,
+    w: &Matrix,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
+    y: &mut [f32],
+) -> Result<(), Error> {
     for_elements(src, w, next, y, |value, y| *y += value)
 }
 
@@ -263,12 +331,12 @@ pub fn layer_norm<S: Source>(
     kernel: Kernel,
     weight: &Matrix,
     bias: &Matrix,
-    next: Option<&Matrix>,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
     kernel.run(|| x.chunks_exact_mut(weight.rows).for_each(|x| normalise(epsilon, x)));
-    for_elements(src, weight, Some(bias), x, |value, x| *x *= value)?;
+    for_elements(src, weight, once(Some(*bias)).chain(next.clone()), x, |value, x| *x *= value)?;
     add_bias(src, bias, next, x)
 }
 
@@ -320,6 +388,7 @@ pub fn softmax(x: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::iter::empty;
     use std::vec;
     use std::vec::Vec;
 
@@ -355,7 +424,7 @@ mod tests {
             let mut scratch =
                 Scratch { engine: Engine::default(), q: &mut q, d: &mut d, sums: &mut sums, products: &mut products };
             let mut y = vec![0.0; 3 * 150];
-            matmul(&mut Small(&file, max), &w, None, &x, &mut y, &mut scratch).map(|()| y)
+            matmul(&mut Small(&file, max), &w, empty(), &x, &mut y, &mut scratch).map(|()| y)
         };
         let whole = multiply(usize::MAX).unwrap();
         for (i, y) in whole.iter().enumerate() {
@@ -370,13 +439,61 @@ mod tests {
         assert_eq!(multiply(127).unwrap_err().cause, Cause::ChunkTooLong(127));
     }
 
+    /// Has read nothing, and remembers what it was told of.
+    struct Told(Vec<(u64, usize)>, usize);
+
+    impl Source for Told {
+        fn len(&self) -> u64 {
+            1 << 20
+        }
+        fn max_chunk(&self) -> usize {
+            self.1
+        }
+        fn reach(&self, offset: u64, len: usize) -> Reach {
+            let within =
+                |&(at, n): &(u64, usize)| (at..at + n as u64).contains(&offset).then(|| at + n as u64 - offset);
+            let told = self.0.iter().find_map(within);
+            told.map_or(Reach::Away(len.min(self.1)), |n| Reach::Ahead(len.min(n as usize)))
+        }
+        fn chunk(&mut self, _: u64, _: usize) -> Result<&[u8], Error> {
+            unreachable!("nothing is asked for")
+        }
+        fn prefetch(&mut self, offset: u64, len: usize) {
+            assert!(len <= self.1);
+            self.0.push((offset, len));
+        }
+    }
+
+    #[test]
+    fn a_hint_runs_on_across_tensors_that_lie_beside_each_other() {
+        let tensor = |at, rows| Some(Matrix { format: Format::F32, at, rows, cols: 1 });
+        let hints = |order: &[Option<Matrix>], max| {
+            let mut src = Told(Vec::new(), max);
+            (0..9).for_each(|_| announce(&mut src, order.iter().copied()));
+            src.0
+        };
+        // One after the other in the file, by whole rows, up to a gap and beyond it.
+        let order = [tensor(100, 5), tensor(120, 2), tensor(128, 10), tensor(200, 1)];
+        assert_eq!(hints(&order, 1000), [(100, 68), (200, 4)]);
+        assert_eq!(hints(&order, 30), [(100, 28), (128, 28), (156, 12), (200, 4)]);
+        assert_eq!(hints(&order, 7), [100, 104, 108, 112, 116, 120, 124, 128, 132].map(|at| (at, 4)));
+        assert_eq!(hints(&order, 3), [], "no row can be lent");
+        // Behind each other in the file, then with a hole that a later one fills, if the buffer holds them all.
+        assert_eq!(hints(&[tensor(120, 2), tensor(100, 5), tensor(96, 1)], 1000), [(96, 32)]);
+        let holed = [tensor(100, 5), tensor(128, 2), tensor(120, 2), tensor(136, 9)];
+        assert_eq!(hints(&holed, 40), [(100, 40), (140, 32)]);
+        assert_eq!(hints(&holed, 32), [(100, 20), (120, 32), (152, 20)]);
+        // Not across something unknown.
+        assert_eq!(hints(&[tensor(100, 5), None, tensor(120, 2)], 1000), [(100, 20), (120, 8)]);
+    }
+
     #[test]
     fn layer_norm_gives_mean_0_and_variance_1() {
         let (weight, mut file) = matrix(64, 1, |_, _| 2.0);
         file.extend((0..64).flat_map(|_| 3f32.to_le_bytes()));
         let bias = Matrix { at: 64 * 4, ..weight };
         let mut x: Vec<f32> = (0..128).map(|i| (i as f32 * 1.7).cos() * 5.0 + 100.0).collect();
-        layer_norm(&mut &file[..], Kernel::best(), &weight, &bias, None, 1e-5, &mut x).unwrap();
+        layer_norm(&mut &file[..], Kernel::best(), &weight, &bias, empty(), 1e-5, &mut x).unwrap();
         for x in x.chunks(64) {
             let mean = x.iter().sum::<f32>() / 64.0;
             let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / 64.0;

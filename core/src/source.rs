@@ -1,7 +1,8 @@
 //! Where the model's bytes come from: one narrow trait that lends chunks and takes hints.
 //!
 //! A [`Source`] is mapped flash, a file, an SD card, a pipe to another core. It **lends** bytes in place where it
-//! can, and takes a hint of what will be asked next, so that a card can read ahead while the last chunk is multiplied.
+//! can, and takes a hint of what will be asked next, so that a card can read ahead while the last chunk is multiplied,
+//! and so that one command can bring many chunks, of one tensor or several that lie beside each other.
 
 use core::fmt;
 
@@ -41,10 +42,30 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// How many bytes a source can lend in one chunk, and what they still cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// In place, kept in memory, or in the buffer lent from last; also where hints are of no use.
+    Here(usize),
+    /// Hinted at: read already, being read, or to be read in the same command as other bytes.
+    Ahead(usize),
+    /// Still to be read.
+    Away(usize),
+}
+
+impl Reach {
+    /// The bytes, wherever they are.
+    pub fn bytes(self) -> usize {
+        match self {
+            Reach::Here(n) | Reach::Ahead(n) | Reach::Away(n) => n,
+        }
+    }
+}
+
 /// The model file, lent a chunk at a time.
 ///
-/// A forward pass asks for the file's tensors in the same order for every token, so the next chunk is always
-/// known: two buffers and [`prefetch`](Source::prefetch) are all that overlapping needs.
+/// A forward pass asks for the file's tensors in the same order for every token, so what comes next is always known: two
+/// buffers and [`prefetch`](Source::prefetch) are all that overlapping needs.
 #[expect(clippy::len_without_is_empty, reason = "an empty model file is no special case")]
 pub trait Source {
     /// Bytes in the file.
@@ -53,26 +74,31 @@ pub trait Source {
     /// The longest chunk this source can lend, in bytes; [`usize::MAX`] where storage is mapped.
     fn max_chunk(&self) -> usize;
 
-    /// How many of `len` bytes from `offset` on can be lent in one chunk: as many as
-    /// [`max_chunk`](Source::max_chunk) allows, but where some are kept elsewhere than the rest.
-    fn lendable(&self, _offset: u64, len: usize) -> usize {
-        len.min(self.max_chunk())
+    /// How many of `len` bytes from `offset` on can be lent in one chunk, and whether they are there already.
+    ///
+    /// At most [`max_chunk`](Source::max_chunk), and fewer where some are kept elsewhere than the rest. A source that
+    /// takes no hints says that all are [`Here`](Reach::Here).
+    fn reach(&self, _offset: u64, len: usize) -> Reach {
+        Reach::Here(len.min(self.max_chunk()))
     }
 
     /// Lends the bytes `offset..offset + len`: in place where storage is mapped, else in the source's own buffer.
     ///
-    /// Reads exactly `len` bytes, once. A range that lies within the chunk lent last costs no read.
+    /// Reads exactly `len` bytes, once, or all of the stretch hinted at that they lie in. What lies within the buffer
+    /// lent from last costs no read.
     ///
     /// # Errors
     /// The range ends past [`len`](Source::len) → [`Cause::OutOfRange`]; `len` is over
     /// [`max_chunk`](Source::max_chunk) → [`Cause::ChunkTooLong`]; the device failed → [`Cause::Device`].
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error>;
 
-    /// Says which chunk will be asked for after the next one; does nothing where reads are free.
+    /// Says that all of this stretch will be asked for soon, in chunks and in any order; does nothing where reads are free.
     ///
-    /// Comes just before [`chunk`](Source::chunk), as what that lends bars any other call: `prefetch(b)`, `chunk(a)`,
-    /// `prefetch(c)`, `chunk(b)`. So a source with two buffers fills one with `b` while `a` is multiplied.
-    /// A hint: it may be wrong or left out, and a failure shows only when the chunk is asked for.
+    /// At most [`max_chunk`](Source::max_chunk) bytes: a source reads them in one command into a buffer that it need not
+    /// lend from now, if it has one. It comes before [`chunk`](Source::chunk) enters another stretch, as what that lends
+    /// bars any other call: `prefetch(b)`, `chunk`s of `a`, `prefetch(c)`, `chunk`s of `b`. So a source with two buffers
+    /// fills one with `b` while `a` is multiplied.
+    /// A hint: it may be wrong, left out or declined, and a failure shows only when a chunk is asked for.
     fn prefetch(&mut self, _offset: u64, _len: usize) {}
 }
 
@@ -103,8 +129,8 @@ impl<S: Source + ?Sized> Source for &mut S {
         (**self).max_chunk()
     }
 
-    fn lendable(&self, offset: u64, len: usize) -> usize {
-        (**self).lendable(offset, len)
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        (**self).reach(offset, len)
     }
 
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {
@@ -159,8 +185,8 @@ impl<S: Source> Source for Counting<S> {
         self.inner.max_chunk()
     }
 
-    fn lendable(&self, offset: u64, len: usize) -> usize {
-        self.inner.lendable(offset, len)
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        self.inner.reach(offset, len)
     }
 
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {
@@ -190,6 +216,58 @@ struct Piece {
     start: usize,
 }
 
+/// Which stretches of a file lie where in memory: what [`Resident`] keeps, or would keep.
+#[derive(Debug)]
+pub struct Layout {
+    room: usize,
+    used: usize,
+    pieces: [Piece; MAX_PIECES],
+    n_pieces: usize,
+}
+
+impl Layout {
+    /// Nothing yet, in memory of `room` bytes.
+    pub fn new(room: usize) -> Layout {
+        Layout { room, used: 0, pieces: [Piece::default(); MAX_PIECES], n_pieces: 0 }
+    }
+
+    /// Takes in `len` bytes from `offset` on if they can be kept, and says how many were: all or none.
+    pub fn add(&mut self, offset: u64, len: usize) -> usize {
+        if !self.fits(offset, len) {
+            return 0;
+        }
+        match self.grows(offset) {
+            Some(i) => self.pieces[i].len += len,
+            None => {
+                self.pieces[self.n_pieces] = Piece { at: offset, len, start: self.used };
+                self.n_pieces += 1;
+            }
+        }
+        self.used += len;
+        len
+    }
+
+    /// Bytes taken in.
+    pub fn kept(&self) -> usize {
+        self.used
+    }
+
+    /// Bytes that can still be taken in.
+    pub fn room(&self) -> usize {
+        self.room - self.used
+    }
+
+    fn fits(&self, offset: u64, len: usize) -> bool {
+        len > 0 && len <= self.room() && (self.n_pieces < MAX_PIECES || self.grows(offset).is_some())
+    }
+
+    /// The last piece, if `offset` is where it ends.
+    fn grows(&self, offset: u64) -> Option<usize> {
+        let last = self.n_pieces.checked_sub(1)?;
+        (self.pieces[last].at + self.pieces[last].len as u64 == offset).then_some(last)
+    }
+}
+
 /// Keeps some stretches of a file in memory, and asks another source for the rest.
 ///
 /// ```
@@ -198,7 +276,7 @@ struct Piece {
 /// let mut src = Resident::new(Counting::new(&[1, 2, 3, 4, 5, 6][..]), &mut memory);
 /// assert_eq!(src.keep(1, 3)?, 3);
 /// assert_eq!(src.chunk(2, 2)?, [3, 4]);
-/// assert_eq!(src.lendable(0, 6), 1); // the first byte comes from elsewhere
+/// assert_eq!(src.reach(0, 6).bytes(), 1); // the first byte comes from elsewhere
 /// assert_eq!(src.inner().bytes(), 3);
 /// # Ok::<(), gptrickle_core::source::Error>(())
 /// ```
@@ -206,15 +284,13 @@ struct Piece {
 pub struct Resident<'a, S> {
     inner: S,
     memory: &'a mut [u8],
-    used: usize,
-    pieces: [Piece; MAX_PIECES],
-    n_pieces: usize,
+    layout: Layout,
 }
 
 impl<'a, S: Source> Resident<'a, S> {
     /// Wraps `inner`, with nothing kept yet and room for as much as `memory` holds.
     pub fn new(inner: S, memory: &'a mut [u8]) -> Self {
-        Resident { inner, memory, used: 0, pieces: [Piece::default(); MAX_PIECES], n_pieces: 0 }
+        Resident { inner, layout: Layout::new(memory.len()), memory }
     }
 
     /// Reads `len` bytes from `offset` on into memory, and says how many were: all or none.
@@ -225,38 +301,28 @@ impl<'a, S: Source> Resident<'a, S> {
     /// # Errors
     /// The source failed; then nothing more is kept than before.
     pub fn keep(&mut self, offset: u64, len: usize) -> Result<usize, Error> {
-        let last = self.n_pieces.checked_sub(1);
-        let grows = last.is_some_and(|i| self.pieces[i].at + self.pieces[i].len as u64 == offset);
-        if len > self.room() || len == 0 || (!grows && self.n_pieces == MAX_PIECES) {
+        if !self.layout.fits(offset, len) {
             return Ok(0);
         }
-        let memory = &mut self.memory[self.used..][..len];
+        let memory = &mut self.memory[self.layout.used..][..len];
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
-            let n = self.inner.lendable(at, len - done).max(1);
+            let n = self.inner.reach(at, len - done).bytes().max(1);
             memory[done..done + n].copy_from_slice(self.inner.chunk(at, n)?);
             done += n;
         }
-        match last {
-            Some(i) if grows => self.pieces[i].len += len,
-            _ => {
-                self.pieces[self.n_pieces] = Piece { at: offset, len, start: self.used };
-                self.n_pieces += 1;
-            }
-        }
-        self.used += len;
-        Ok(len)
+        Ok(self.layout.add(offset, len))
     }
 
     /// Bytes kept in memory.
     pub fn kept(&self) -> usize {
-        self.used
+        self.layout.kept()
     }
 
     /// Bytes that can still be kept.
     pub fn room(&self) -> usize {
-        self.memory.len() - self.used
+        self.layout.room()
     }
 
     /// The source that the rest comes from.
@@ -267,7 +333,7 @@ impl<'a, S: Source> Resident<'a, S> {
     /// The bytes in memory from `offset` on, or how far it is to the next that are.
     fn find(&self, offset: u64) -> Result<&[u8], u64> {
         let mut gap = u64::MAX;
-        for piece in &self.pieces[..self.n_pieces] {
+        for piece in &self.layout.pieces[..self.layout.n_pieces] {
             if let Some(into) = offset.checked_sub(piece.at) {
                 if into < piece.len as u64 {
                     return Ok(&self.memory[piece.start..][..piece.len][into as usize..]);
@@ -289,10 +355,10 @@ impl<S: Source> Source for Resident<'_, S> {
         self.inner.max_chunk()
     }
 
-    fn lendable(&self, offset: u64, len: usize) -> usize {
+    fn reach(&self, offset: u64, len: usize) -> Reach {
         match self.find(offset) {
-            Ok(kept) => len.min(kept.len()),
-            Err(gap) => self.inner.lendable(offset, len.min(usize::try_from(gap).unwrap_or(usize::MAX))),
+            Ok(kept) => Reach::Here(len.min(kept.len())),
+            Err(gap) => self.inner.reach(offset, len.min(usize::try_from(gap).unwrap_or(usize::MAX))),
         }
     }
 
@@ -347,7 +413,7 @@ mod tests {
         assert_eq!(src.chunk(110, 22).unwrap(), &file[110..132]);
         assert_eq!(src.inner().bytes(), before, "no read");
         assert_eq!(
-            [(0, 99), (20, 99), (24, 99), (131, 9), (132, 9)].map(|(at, len)| src.lendable(at, len)),
+            [(0, 99), (20, 99), (24, 99), (131, 9), (132, 9)].map(|(at, len)| src.reach(at, len).bytes()),
             [16, 4, 76, 1, 9]
         );
         for (at, len) in [(0, 256), (10, 10), (20, 90), (130, 5)] {

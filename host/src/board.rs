@@ -13,6 +13,8 @@ pub struct Board {
     pub buffers: usize,
     /// Bytes of each of them.
     pub buffer: usize,
+    /// Bytes of a block, where storage is read in whole ones; 0 where it gives any bytes.
+    pub block: usize,
     /// Bytes a second that the model's storage gives, where that is known.
     pub bandwidth: Option<u64>,
     /// What the storage is, and where its bandwidth is known from.
@@ -21,6 +23,7 @@ pub struct Board {
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+const BLOCK: usize = 512; // of SD cards and virtio disks
 const ANY: u64 = u64::MAX;
 
 /// Memory is what the firmware takes, and the datasheet's where there is none yet. Bandwidths say whose they are: an
@@ -32,6 +35,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 256 * MIB,
         buffers: 0,
         buffer: 0,
+        block: 0,
         bandwidth: None,
         storage: "DDR, mapped",
     },
@@ -41,6 +45,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 3584 * KIB,
         buffers: 0,
         buffer: 0,
+        block: 0,
         bandwidth: None,
         storage: "PSRAM, mapped",
     },
@@ -50,6 +55,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 16 * MIB + 64 * KIB, // PSRAM, and the buffer in SSRAM
         buffers: 1,
         buffer: 64 * KIB,
+        block: 0,
         bandwidth: Some(1_300_000_000),
         storage: "a host's file by semihosting, measured in the emulator",
     },
@@ -59,6 +65,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 256 * MIB + 512 * KIB,
         buffers: 2,
         buffer: 256 * KIB,
+        block: BLOCK,
         bandwidth: Some(2_500_000),
         storage: "SD card by SDHCI, measured in the emulator, which has no DMA there",
     },
@@ -68,6 +75,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 256 * MIB + 512 * KIB,
         buffers: 2,
         buffer: 256 * KIB,
+        block: BLOCK,
         bandwidth: Some(600_000_000),
         storage: "virtio disk, measured in the emulator (given -m 512M)",
     },
@@ -77,6 +85,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 256 * MIB + 512 * KIB,
         buffers: 2,
         buffer: 256 * KIB,
+        block: BLOCK,
         bandwidth: Some(600_000_000),
         storage: "virtio disk, measured in the emulator (given -m 512M)",
     },
@@ -86,6 +95,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 54 * KIB,
         buffers: 2,
         buffer: 2 * KIB,
+        block: BLOCK,
         bandwidth: Some(960_000),
         storage: "SD card on SPI, measured in the emulator",
     },
@@ -95,6 +105,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 32 * MIB,
         buffers: 2,
         buffer: 32 * KIB,
+        block: BLOCK,
         bandwidth: Some(23_000_000),
         storage: "SD card, 4 bits; of the bus's 25 MB/s (datasheet) 23 are assumed, not measured",
     },
@@ -104,6 +115,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 32 * MIB,
         buffers: 0,
         buffer: 0,
+        block: 0,
         bandwidth: None,
         storage: "octo-SPI flash, mapped (datasheet); its bandwidth was not measured",
     },
@@ -113,6 +125,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 8 * MIB,
         buffers: 2,
         buffer: 32 * KIB,
+        block: BLOCK,
         bandwidth: Some(3_000_000),
         storage: "SD card on SPI; about 3 MB/s are assumed, not measured",
     },
@@ -122,6 +135,7 @@ pub const BOARDS: [Board; 11] = [
         ram: 32 * MIB,
         buffers: 2,
         buffer: 32 * KIB,
+        block: BLOCK,
         bandwidth: Some(20_000_000),
         storage: "SD card, 4 bits at 40 MHz: what that makes, not measured",
     },
@@ -141,6 +155,23 @@ impl Board {
                 Err(format!("{name} holds files of up to {} bytes, this one has {file_bytes}", board.largest_file))
             }
             (None, None) => Err(format!("there is no board {name}")),
+        }
+    }
+
+    /// The longest chunk that a buffer of so many bytes lends: a block's worth less a byte is lost where whole ones are
+    /// read, as a chunk seldom begins and ends on a block's edge.
+    pub fn lends(&self, buffer: usize) -> usize {
+        match self.block {
+            0 => buffer,
+            block => (buffer / block * block).saturating_sub(block - 1),
+        }
+    }
+
+    /// The least buffer that lends a row of so many bytes.
+    pub fn buffer_for(&self, row: usize) -> usize {
+        match self.block {
+            0 => row,
+            block => (row + block - 1).next_multiple_of(block),
         }
     }
 }

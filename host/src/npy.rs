@@ -8,7 +8,7 @@ use std::io::{self, Write};
 ///
 /// # Errors
 /// `out` fails.
-pub fn write_header(out: &mut impl Write, rows: usize, columns: usize) -> io::Result<()> {
+pub fn write_header(out: &mut (impl Write + ?Sized), rows: usize, columns: usize) -> io::Result<()> {
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let prefix = 10;
     while (prefix + header.len() + 1) % 64 != 0 {
@@ -24,7 +24,7 @@ pub fn write_header(out: &mut impl Write, rows: usize, columns: usize) -> io::Re
 ///
 /// # Errors
 /// `out` fails.
-pub fn write_values(out: &mut impl Write, values: &[f32]) -> io::Result<()> {
+pub fn write_values(out: &mut (impl Write + ?Sized), values: &[f32]) -> io::Result<()> {
     values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
 }
 

@@ -605,6 +605,52 @@ fn a_plan_finds_the_largest_context() {
     assert!(none.code == Some(1) && none.err.contains("no context fits: try --kv q8_0"), "{}", none.err);
 }
 
+/// What a plan says that memory left over keeps is what `generate --ram` keeps in it, and what a token reads then.
+#[test]
+fn planned_weights_are_kept_weights() {
+    let number = |value: &Value| value.as_u64().unwrap();
+    for model in MODELS.map(vector) {
+        let untied = model.contains("untied");
+        let memory = ["-m", &model, "--context", "16", "--batch", "4", "--buffer", "4KiB", "--json"];
+        let planned = |ram: u64| {
+            let ram = ["--ram", &ram.to_string(), "--bandwidth", "1MB/s"].map(str::to_owned);
+            run(&[&["plan"], &memory[..], &ram.each_ref().map(|word| &word[..])].concat()).json()
+        };
+        let total = number(&planned(1 << 30)["total_bytes"]);
+        let weights = number(&planned(1 << 30)["resident"]["resident_bytes"]);
+        assert!(planned(total)["resident"].is_null(), "nothing is left over");
+        for percent in [1, 10, 33, 50, 90, 99, 100, 500] {
+            let plan = planned(total + weights * percent / 100);
+            let resident = &plan["resident"];
+            assert_eq!(number(&resident["ram_bytes"]), weights * percent / 100);
+            let ram = resident["ram_bytes"].to_string();
+            let args = ["generate", "a", "-n", "6", "--temperature", "0", "--source", "file", "--ram", &ram];
+            let lines = run(&[&args[..], &memory].concat()).lines();
+            let used = lines.last().unwrap();
+            let kept = used["resident_bytes"].as_u64().unwrap_or(0);
+            assert_eq!(number(&resident["resident_bytes"]), kept, "{model}, {percent} %");
+            // A row of a tied embedding may lie in the part of the head that is kept.
+            let (most, read) = (number(&resident["bytes_per_token"]), number(&used["bytes_per_token"]));
+            let row = if untied { 0 } else { number(&plan["embedding_bytes"]) };
+            assert!((most - row..=most).contains(&read), "{model}, {percent} %: {read} of {most}");
+            let per_s = resident["tokens_per_s"].as_f64().unwrap();
+            assert!((per_s - 1e6 / most as f64).abs() < 1e-6, "{per_s}");
+            let rows = resident["tensors"].as_array().unwrap();
+            assert!(rows.iter().all(|kept| number(&kept["rows"]) <= number(&kept["of"])), "{rows:?}");
+            assert!(rows.is_empty() || rows[0]["tensor"] == if untied { "output.weight" } else { "token_embd.weight" });
+        }
+    }
+    let table = run(&["plan", "--context", "64", "--ram", "3MiB", "--bandwidth", "2MB/s"]).ok();
+    for part in [
+        "left over, for `generate --ram`",
+        "token_embd.weight and ",
+        " of 1024 rows of ",
+        "a token, with the weights that are kept",
+    ] {
+        assert!(table.contains(part), "no {part} in {table}");
+    }
+}
+
 #[test]
 fn a_plan_tells_what_storage_allows() {
     let model = vector(MICRO);
@@ -664,6 +710,16 @@ fn a_plan_knows_boards() {
     run(&["plan", "--context", "0"]).fails(&["--context 0"]);
     let model = vector("tiny512/tiny512-Q8_0.gguf");
     run(&["plan", "-m", &model, "--buffer", "64"]).fails(&["longest row", "use --buffer"]);
+
+    // What is read in whole blocks is lent in less.
+    let row = run(&["inspect", "-m", &model, "--json"]).json()["run"]["longest_row_bytes"].as_u64().unwrap();
+    let board = |board, buffer: u64| run(&["plan", "-m", &model, "--board", board, "--buffer", &buffer.to_string()]);
+    let needed = (row + 511).next_multiple_of(512);
+    for buffer in [row, row + 510, needed - 1] {
+        board("esp32-p4", buffer).fails(&["longest row", &format!("use --buffer {needed} or more")]);
+    }
+    board("esp32-p4", needed).ok();
+    board("mps2-an500", row).ok();
 }
 
 #[test]
@@ -834,6 +890,27 @@ fn ctrl_c_ends_a_long_prompt() {
     let run = end(child);
     assert_eq!((run.code, &run.out[..]), (Some(130), &b"\n"[..]), "{rest}");
     assert!(rest.contains("stop            interrupted\n") && rest.contains("new             0 tokens"), "{rest}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_half_written_logits() {
+    let folder = Folder::new("interrupted-logits");
+    let path = folder.file("a.npy", b"old");
+    let words = "Once upon a time there was a cat. ".repeat(50);
+    // As slow as it takes for the signal to come before the end.
+    let slow = ["--batch", "1", "--source", "throttled:20MB/s"];
+    let child = command(&[&["logits", &words, "-o", &path], &slow[..]].concat()).spawn().unwrap();
+    let part = format!("{path}.part");
+    while !Path::new(&part).exists() {
+        std::thread::yield_now();
+    }
+    interrupt(&child);
+    let run = end(child);
+    assert_eq!((run.code, &run.out[..]), (Some(130), &b""[..]), "{}", run.err);
+    assert_eq!(run.err, format!("interrupted: {path} was not written\n"));
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert!(!Path::new(&part).exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A source that fails where a test wants it to.
 
-use gptrickle_core::source::{Cause, Error, Source};
+use gptrickle_core::source::{Cause, Error, Reach, Source};
 
 /// What [`Faulty`] says when it fails.
 pub const CODE: i32 = -5;
@@ -49,6 +49,10 @@ impl<S: Source> Source for Faulty<S> {
 
     fn max_chunk(&self) -> usize {
         self.inner.max_chunk()
+    }
+
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        self.inner.reach(offset, len)
     }
 
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use gptrickle_core::source::{Error, Source};
+use gptrickle_core::source::{Error, Reach, Source};
 
 /// What a source was asked for, in bytes from the start of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// To lend a chunk.
     Chunk(Range<u64>),
-    /// To have one ready.
+    /// To have a stretch ready.
     Prefetch(Range<u64>),
 }
 
@@ -39,6 +39,10 @@ impl<S: Source> Source for Recording<S> {
 
     fn max_chunk(&self) -> usize {
         self.inner.max_chunk()
+    }
+
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        self.inner.reach(offset, len)
     }
 
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], Error> {

@@ -45,18 +45,15 @@ pub fn forward<S: Source>(
         add(x, &h[..n_embd]);
     }
 
+    // What the pass still reads; each step takes its own tensors off the front.
+    let mut next = weights.pass(head);
     for l in 0..config.n_layer {
         let layer = weights.layer(l);
-        let next = match l + 1 {
-            next if next < config.n_layer => weights.layer(next).attn_norm,
-            _ if head => weights.output_norm(),
-            _ => weights.layer(0).attn_norm,
-        };
 
         h.copy_from_slice(x);
-        norm(src, kernel, &layer.attn_norm, &layer.attn_qkv.weight, config.epsilon, h)?;
+        norm(src, kernel, &layer.attn_norm, &mut next, config.epsilon, h)?;
         let qkv = &mut state.wide[..n * 3 * n_embd];
-        linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.scratch)?;
+        linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
             let position = state.len + i;
             let (q, kv) = qkv.split_at(n_embd);
@@ -68,15 +65,15 @@ pub fn forward<S: Source>(
             });
         }
         let projected = &mut state.wide[..n * n_embd];
-        linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.scratch)?;
+        linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
         add(x, projected);
 
         h.copy_from_slice(x);
-        norm(src, kernel, &layer.ffn_norm, &layer.ffn_up.weight, config.epsilon, h)?;
+        norm(src, kernel, &layer.ffn_norm, &mut next, config.epsilon, h)?;
         let hidden = &mut state.wide[..n * config.n_ff];
-        linear(src, &layer.ffn_up, &layer.ffn_down.weight, h, hidden, &mut state.scratch)?;
+        linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.scratch)?;
         kernel.run(|| ops::gelu(hidden));
-        linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.scratch)?;
+        linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
         add(x, h);
     }
     state.len += n;
@@ -104,12 +101,12 @@ pub fn logits<S: Source>(
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
-    let head = weights.output();
-    norm(src, state.scratch.engine.kernel, &weights.output_norm(), &head, state.config.epsilon, h)?;
     // The next pass starts with a token that is not known yet, then with the first layer.
-    let next = weights.layer(0).attn_norm.weight;
+    let mut next = weights.head_pass();
+    norm(src, state.scratch.engine.kernel, &weights.output_norm(), &mut next, state.config.epsilon, h)?;
+    next.next();
     let n = last.len();
-    ops::multiply(src, &head, Some(&next), h, &mut state.scratch, |first, products| {
+    ops::multiply(src, &weights.output(), next, h, &mut state.scratch, |first, products| {
         if n == 1 {
             return sink(0, first, products);
         }
@@ -125,29 +122,32 @@ pub fn logits<S: Source>(
     Ok(())
 }
 
-/// LayerNorm of each row of `x`; `next` is the tensor that is read after it.
+/// LayerNorm of each row of `x`; takes scale and shift off `next`, what is read from here on.
 fn norm<S: Source>(
     src: &mut S,
     kernel: Kernel,
     norm: &Norm,
-    next: &Matrix,
+    next: &mut (impl Iterator<Item = Option<Matrix>> + Clone),
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
-    Ok(ops::layer_norm(src, kernel, &norm.weight, &norm.bias, Some(next), epsilon, x)?)
+    next.nth(1);
+    Ok(ops::layer_norm(src, kernel, &norm.weight, &norm.bias, next.clone(), epsilon, x)?)
 }
 
-/// `y = w · x + b` for each row; `next` is the tensor that is read after it.
+/// `y = w · x + b` for each row; takes both tensors off `next`, what is read from here on.
 fn linear<S: Source>(
     src: &mut S,
     layer: &Linear,
-    next: &Matrix,
+    next: &mut (impl Iterator<Item = Option<Matrix>> + Clone),
     x: &[f32],
     y: &mut [f32],
     scratch: &mut Scratch,
 ) -> Result<(), Error> {
-    ops::matmul(src, &layer.weight, Some(&layer.bias), x, y, scratch)?;
-    Ok(ops::add_bias(src, &layer.bias, Some(next), y)?)
+    next.next();
+    ops::matmul(src, &layer.weight, next.clone(), x, y, scratch)?;
+    next.next();
+    Ok(ops::add_bias(src, &layer.bias, next.clone(), y)?)
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.

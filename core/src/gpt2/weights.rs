@@ -1,12 +1,15 @@
 //! The weights' directory: which tensor lies where, in the order in which a pass reads them.
 
+use core::convert::Infallible;
 use core::fmt;
+use core::iter::once;
+use core::ops::Range;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf::{File, Tensor};
 use crate::ops::Matrix;
 use crate::quant::Format;
-use crate::source::{Resident, Source};
+use crate::source::{Layout, Resident, Source};
 
 use super::config::{Config, MAX_LAYERS, Metadata};
 use super::error::Error;
@@ -291,32 +294,88 @@ impl<'a> Weights<'a> {
         self.matrix(OUTPUT)
     }
 
+    /// All tensors of a pass in the order in which they are read, the head's too if it follows; then the next pass's
+    /// layers, after a `None` for the embeddings: nobody knows which of their rows come next.
+    pub fn pass(&self, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        self.in_order(self.layer_roles(), head)
+    }
+
+    /// As [`pass`](Self::pass), from the last norm on.
+    pub fn head_pass(&self) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        self.in_order(0..0, true)
+    }
+
+    fn in_order(&self, layers: Range<usize>, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        let head = if head { OUTPUT_NORM.0..OUTPUT.0 + 1 } else { 0..0 };
+        let matrix = |i| Some(self.matrix(Role(i)));
+        layers.chain(head).map(matrix).chain(once(None)).chain(self.layer_roles().map(matrix))
+    }
+
+    fn layer_roles(&self) -> Range<usize> {
+        OUTSIDE.len()..self.slots.len()
+    }
+
     /// Keeps in memory what a pass would read, as much as there is room for, and says how many bytes a token that
     /// saves: rows of the head first, then the other tensors in file order, the last one as far as its rows fit.
     ///
     /// # Errors
     /// The source failed → [`Error::Source`].
     pub fn keep<S: Source>(&self, src: &mut Resident<S>) -> Result<u64, Error> {
-        // Alignment may leave a gap between two tensors; it is kept with them, so that they are one stretch.
-        const GAP: u64 = 4096;
-        let head = self.output();
-        let mut saved = keep_rows(&head, src)?;
-        let mut end = 0;
-        while let Some(next) = self.first_from(end).filter(|_| src.room() > 0) {
-            match next.at - end {
-                gap @ 1..GAP if end > 0 => _ = src.keep(end, gap as usize)?,
-                _ => {}
-            }
-            saved += keep_rows(&next, src)?;
-            end = next.at + next.bytes();
-        }
+        let mut saved = 0;
+        self.each_to_keep(src.room(), |at, len, of| {
+            let kept = src.keep(at, len)?;
+            saved += of.map_or(0, |_| kept as u64);
+            Ok::<_, Error>(kept)
+        })?;
         Ok(saved)
     }
 
+    /// What [`keep`](Self::keep) would keep in `room` bytes, as `show(role, rows, all rows, bytes)`, and where
+    /// it would lie; reads nothing.
+    pub fn plan_to_keep(&self, room: usize, mut show: impl FnMut(Role, usize, usize, usize)) -> Layout {
+        let mut layout = Layout::new(room);
+        let Ok(()) = self.each_to_keep(room, |at, len, of| {
+            let kept = layout.add(at, len);
+            if let Some(role) = of.filter(|_| kept > 0) {
+                let matrix = self.matrix(role);
+                let tied = role == OUTPUT && self.slots[OUTPUT.0] == self.slots[TOKEN_EMBD.0];
+                show(if tied { TOKEN_EMBD } else { role }, kept / matrix.row_bytes(), matrix.rows, kept);
+            }
+            Ok::<_, Infallible>(kept)
+        });
+        layout
+    }
+
+    /// Calls `keep(offset, bytes, whose rows)` for each stretch worth keeping; it says how many it took of the room.
+    fn each_to_keep<E>(
+        &self,
+        mut room: usize,
+        mut keep: impl FnMut(u64, usize, Option<Role>) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        // Alignment may leave a gap between two tensors; it is kept with them, so that they are one stretch.
+        const GAP: u64 = 4096;
+        let mut next = Some(OUTPUT);
+        let mut end = 0;
+        while let Some(role) = next.filter(|_| room > 0) {
+            let matrix = self.matrix(role);
+            if role != OUTPUT {
+                match matrix.at - end {
+                    gap @ 1..GAP if end > 0 => room -= keep(end, gap as usize, None)?,
+                    _ => {}
+                }
+                end = matrix.at + matrix.bytes();
+            }
+            let rows = (room / matrix.row_bytes()).min(matrix.rows);
+            room -= keep(matrix.at, rows * matrix.row_bytes(), Some(role))?;
+            next = self.first_from(end);
+        }
+        Ok(())
+    }
+
     /// The tensor that lies first from offset `at` on, of those between embeddings and head.
-    fn first_from(&self, at: u64) -> Option<Matrix> {
+    fn first_from(&self, at: u64) -> Option<Role> {
         let roles = (0..self.slots.len()).map(Role).filter(|role| ![TOKEN_EMBD, POSITION_EMBD, OUTPUT].contains(role));
-        roles.map(|role| self.matrix(role)).filter(|matrix| matrix.at >= at).min_by_key(|matrix| matrix.at)
+        roles.filter(|&role| self.matrix(role).at >= at).min_by_key(|&role| self.matrix(role).at)
     }
 
     /// A layer's weights.
@@ -336,12 +395,6 @@ impl<'a> Weights<'a> {
             ffn_down: linear(10),
         }
     }
-}
-
-/// Keeps as many of a tensor's rows as there is room for, and says how many bytes they are.
-fn keep_rows<S: Source>(matrix: &Matrix, src: &mut Resident<S>) -> Result<u64, Error> {
-    let rows = (src.room() / matrix.row_bytes()).min(matrix.rows);
-    Ok(src.keep(matrix.at, rows * matrix.row_bytes())? as u64)
 }
 
 impl From<TooSmall> for Error {

@@ -1,9 +1,12 @@
 //! `gptrickle logits`: what the model makes of every position of a text.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use gptrickle_core::arena::{ALIGN, Arena};
@@ -14,8 +17,9 @@ use serde::Serialize;
 
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened};
 use super::tokenize::{parse_ids, quoted};
-use super::{advance, progress, text_or_stdin};
+use super::{advance, note, progress, text_or_stdin};
 use crate::npy;
+use crate::output::Output;
 
 const EXAMPLES: &str = "Examples:
   gptrickle logits \"Once upon a\"                  the ten likeliest next tokens
@@ -80,34 +84,59 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
         bail!("the text is empty: there is no position to compute");
     }
     match &args.output {
-        Some(path) => save(path, engine, args, &mut opened, &tokens)?,
+        Some(path) => save(path, engine, args, &mut opened, &tokens),
         None => {
             let last = every_position(engine, args, &mut opened, &tokens, |_| Ok(()))?;
             table(args, &mut opened, &tokenizer, &last)?;
+            Ok(ExitCode::SUCCESS)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the logits of every position to a file.
-fn save(path: &Path, engine: Engine, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyhow::Result<()> {
+fn save(path: &Path, engine: Engine, args: &Args, opened: &mut Opened, tokens: &[Token]) -> anyhow::Result<ExitCode> {
     let context = || format!("cannot write {}", path.display());
-    // A file appears under its name only when it is whole; anything else, such as a device, is written to as it is.
-    let replaces = fs::symlink_metadata(path).map_or(true, |metadata| metadata.is_file());
-    let part = if replaces { path.with_added_extension("part") } else { path.to_owned() };
-    let mut out = BufWriter::new(File::create(&part).with_context(context)?);
-    let mut write = |out: &mut BufWriter<File>| {
-        npy::write_header(out, tokens.len(), opened.model.header.config.n_vocab).with_context(context)?;
+    let positions = tokens.len();
+    let n_vocab = opened.model.header.config.n_vocab;
+    let mut write = |out: &mut dyn Write| {
+        npy::write_header(out, positions, n_vocab).with_context(context)?;
         every_position(engine, args, opened, tokens, |logits| npy::write_values(out, logits).with_context(context))?;
-        out.flush().with_context(context)?;
-        if replaces { fs::rename(&part, path).with_context(context) } else { Ok(()) }
+        out.flush().with_context(context)
     };
-    let written = write(&mut out);
-    if written.is_err() && replaces {
-        let _ = fs::remove_file(&part); // the first error is the one to tell
+    // A file appears under its name only when it is whole; anything else, such as a device, is written to as it is.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        write(&mut BufWriter::new(File::create(path).with_context(context)?))?;
+        return Ok(ExitCode::SUCCESS);
     }
-    written
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("cannot listen for Ctrl-C")?;
+    let mut output = Output::create(path, true)?;
+    match write(&mut output) {
+        Err(error) if error.is::<Interrupted>() => {
+            note(format_args!("interrupted: {} was not written", path.display()));
+            Ok(ExitCode::from(130))
+        }
+        written => {
+            written?;
+            output.finish().with_context(context)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
+
+/// Set by Ctrl-C.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Ctrl-C came before the last position.
+#[derive(Debug)]
+struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl Error for Interrupted {}
 
 /// Shows the logits of each position in turn, and returns those of the last.
 fn every_position(
@@ -134,6 +163,9 @@ fn every_position(
     let bar = progress(tokens.len(), "computing logits");
     let mut n = 0;
     for tokens in tokens.chunks(options.batch) {
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            return Err(Interrupted.into());
+        }
         gpt2::forward(&mut opened.src, &weights, &mut state, tokens.iter().map(|token| token.0), true)?;
         gpt2::logits(&mut opened.src, &weights, &mut state, 0..tokens.len(), |i, first, values| {
             logits[i * n_vocab + first..][..values.len()].copy_from_slice(values);

@@ -221,15 +221,15 @@ impl MemoryArgs {
     }
 }
 
-/// Memory for an arena of `bytes`.
+/// Memory for an arena of `bytes`; pages that are never written to, such as those of positions that no text reaches, cost
+/// nothing.
 pub(super) fn memory(bytes: usize) -> anyhow::Result<Vec<u8>> {
     let bytes = bytes.saturating_add(ALIGN);
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(bytes).with_context(|| {
+    // Zeroed memory is asked for as such, which ends the process if there is none: so first without zeroes.
+    Vec::<u8>::new().try_reserve_exact(bytes).with_context(|| {
         format!("{} of memory are needed: use a smaller --context, --batch or --kv", ByteSize::b(bytes as u64))
     })?;
-    memory.resize(bytes, 0);
-    Ok(memory)
+    Ok(vec![0; bytes])
 }
 
 /// The tokens of `text`, with memory for words of any length; none in front or behind.

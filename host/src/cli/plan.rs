@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{anyhow, bail};
 use clap::builder::PossibleValuesParser;
-use gptrickle_core::generate::{Options, Plan};
-use gptrickle_core::gpt2;
+use gptrickle_core::arena::{ALIGN, Arena};
+use gptrickle_core::generate::{Model, Options, Plan};
+use gptrickle_core::gpt2::{self, Header, Weights};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Source;
 use serde::Serialize;
@@ -87,6 +88,8 @@ struct Report {
     total_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resident: Option<Resident>,
     bytes_per_token: u64,
     block_bytes: u64,
     head_bytes: u64,
@@ -117,6 +120,27 @@ struct Limit {
     largest_context: Option<usize>,
 }
 
+/// What memory that is left over can keep of the weights, and what a token reads then.
+#[derive(Serialize)]
+struct Resident {
+    /// To be given to `generate --ram`.
+    ram_bytes: usize,
+    /// Of them in use.
+    resident_bytes: usize,
+    tensors: Vec<Kept>,
+    bytes_per_token: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_s: Option<f64>,
+}
+
+/// A tensor's first rows, kept in memory.
+#[derive(Serialize)]
+struct Kept {
+    tensor: String,
+    rows: usize,
+    of: usize,
+}
+
 /// What a prompt and the token after it cost.
 #[derive(Serialize)]
 struct Prompt {
@@ -137,16 +161,21 @@ struct Storage {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let opened = ModelArgs::mapped(args.model.clone()).open()?;
+    let mut opened = ModelArgs::mapped(args.model.clone()).open()?;
     let (model, file_bytes) = (&opened.model, opened.src.len());
     let board = args.board.as_deref().map(|name| Board::find(name, file_bytes)).transpose();
     let board = board.map_err(|error| anyhow!(error))?;
     let buffer = args.buffer.unwrap_or(board.map_or(64 << 10, |board| board.buffer));
     let buffers = board.map(|board| board.buffers).filter(|&n| n > 0).unwrap_or(2);
     let buffers = if buffer > 0 { buffers } else { 0 }; // a model that is mapped is lent in place
-    if buffers > 0 && buffer < model.header.longest_row {
-        let needed = model.header.longest_row;
-        bail!("{}: the longest row has {needed} bytes, a buffer {buffer}: use --buffer {needed} or more", opened.name);
+    let row = model.header.longest_row;
+    let lends = board.map_or(buffer, |board| board.lends(buffer));
+    if buffers > 0 && lends < row {
+        let needed = board.map_or(row, |board| board.buffer_for(row));
+        bail!(
+            "{}: the longest row has {row} bytes, a buffer of {buffer} lends {lends}: use --buffer {needed} or more",
+            opened.name
+        );
     }
     let ram = args.ram.or(board.map(|board| board.ram));
     let buffers_bytes = buffer.saturating_mul(buffers);
@@ -186,6 +215,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         prompt_s: bytes as f64 / bytes_per_s as f64,
         basis: if args.bandwidth.is_some() { "as told" } else { board.map_or("", |board| board.storage) },
     });
+    // A board's firmware keeps no weights, and where they are mapped they are there already.
+    let spare = ram.filter(|_| board.is_none() && buffers > 0).map_or(0, |ram| ram.saturating_sub(total_bytes));
+    let resident = if spare > 0 { Some(Resident::new(model, &mut opened.src, spare, rate)?) } else { None };
     let report = Report {
         name: opened.name.clone(),
         context: state.context,
@@ -198,6 +230,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         buffer_bytes: buffer,
         total_bytes,
         limit,
+        resident,
         bytes_per_token,
         block_bytes: model.header.block_bytes,
         head_bytes: model.header.head_bytes,
@@ -229,6 +262,36 @@ impl Regions {
             ("sampler", self.sampler),
             ("text as tokens", self.tokens),
         ]
+    }
+}
+
+impl Resident {
+    /// What `generate --ram` keeps in so many bytes beside arena and buffers.
+    fn new(model: &Model, src: &mut impl Source, ram_bytes: usize, rate: Option<u64>) -> anyhow::Result<Resident> {
+        let Header { block_bytes, head_bytes, config, .. } = &model.header;
+        let mut memory = vec![0; Weights::bytes(config.n_layer) + ALIGN];
+        let weights = Weights::load(&model.header, &model.file, src, &mut Arena::new(&mut memory))?;
+        let (mut tensors, mut saved) = (Vec::new(), 0);
+        let most = usize::try_from(block_bytes + head_bytes).unwrap_or(usize::MAX);
+        let layout = weights.plan_to_keep(ram_bytes.min(most), |role, rows, of, bytes| {
+            tensors.push(Kept { tensor: role.to_string(), rows, of });
+            saved += bytes as u64;
+        });
+        let bytes_per_token = model.header.bytes_per_token() - saved;
+        let tokens_per_s = rate.map(|rate| rate as f64 / bytes_per_token as f64);
+        Ok(Resident { ram_bytes, resident_bytes: layout.kept(), tensors, bytes_per_token, tokens_per_s })
+    }
+
+    /// The tensors in a few words: those that are kept in part by name.
+    fn tensors(&self) -> String {
+        let (whole, part): (Vec<&Kept>, Vec<&Kept>) = self.tensors.iter().partition(|kept| kept.rows == kept.of);
+        let mut words: Vec<String> =
+            part.iter().map(|Kept { tensor, rows, of }| format!("{rows} of {of} rows of {tensor}")).collect();
+        if let Some(first) = whole.first() {
+            let others = if whole.len() > 1 { format!(" and {} more tensors", whole.len() - 1) } else { String::new() };
+            words.insert(0, format!("{}{others}", first.tensor));
+        }
+        if words.is_empty() { "nothing, a row is longer".to_owned() } else { words.join(", ") }
     }
 }
 
@@ -280,18 +343,28 @@ impl fmt::Display for Report {
                 largest_context.map_or("no context does".to_owned(), |n| format!("the largest context is {n}"));
             writeln!(f, "  {ram_bytes:>12}  there: it {fits}, {largest}")?;
         }
+        if let Some(resident) = &self.resident {
+            let Resident { ram_bytes, resident_bytes, .. } = resident;
+            writeln!(f, "  {ram_bytes:>12}  left over, for `generate --ram`")?;
+            writeln!(f, "  {resident_bytes:>12}  of that keep weights: {}", resident.tensors())?;
+        }
         writeln!(f, "\nRead in bytes")?;
         writeln!(
             f,
             "  {:>12}  a token: {} blocks and last norm, {} head, {} rows of both embeddings",
             self.bytes_per_token, self.block_bytes, self.head_bytes, self.embedding_bytes
         )?;
+        if let Some(resident) = &self.resident {
+            writeln!(f, "  {:>12}  a token, with the weights that are kept", resident.bytes_per_token)?;
+        }
         let Prompt { tokens, block_passes, bytes, .. } = self.prompt;
         writeln!(f, "  {bytes:>12}  a prompt of {tokens} tokens: {block_passes} × the blocks, 1 × the head")?;
+        let kept = self.resident.as_ref().and_then(|resident| resident.tokens_per_s);
+        let kept = kept.map_or(String::new(), |per_s| format!(", {per_s:.3} with the weights that are kept"));
         match (&self.storage, self.board) {
             (Some(Storage { bytes_per_s, tokens_per_s, prompt_s, basis }), _) => writeln!(
                 f,
-                "\nStorage of {:.2} MB/s allows {tokens_per_s:.3} tokens/s, after {prompt_s:.2} s of prompt\n  ({basis})",
+                "\nStorage of {:.2} MB/s allows {tokens_per_s:.3} tokens/s{kept}, after {prompt_s:.2} s of prompt\n  ({basis})",
                 *bytes_per_s as f64 / 1e6
             ),
             (None, Some(storage)) => writeln!(f, "\nStorage: {storage}"),

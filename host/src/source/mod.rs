@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gptrickle_core::source::{Cause, Error, Source};
+use gptrickle_core::source::{Cause, Error, Reach, Source};
 use memmap2::Mmap;
 use reads::{ReadAt, Reads, SystemFile};
 use throttled::{Throttle, Throttled};
@@ -135,6 +135,13 @@ impl Source for ModelFile {
         match self {
             ModelFile::BuiltIn(_) | ModelFile::Mapped(_) => usize::MAX,
             ModelFile::Reads(reads) => reads.max_chunk(),
+        }
+    }
+
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        match self {
+            ModelFile::BuiltIn(_) | ModelFile::Mapped(_) => Reach::Here(len),
+            ModelFile::Reads(reads) => reads.reach(offset, len),
         }
     }
 

@@ -1,15 +1,18 @@
 //! Plain reads into fixed buffers: one, or two and a thread that reads ahead.
 //!
-//! With two, a hint hands the buffer that was multiplied last to the thread, and a chunk takes one back. As a hint comes
-//! before the chunk in front of it is asked for, the thread always has the next read in its queue and never waits for
-//! more than what is multiplied:
+//! A hint names a stretch of the file that fills a buffer, and may hold many chunks; one read brings it whole. With two
+//! buffers, a hint hands the one that was multiplied last to the thread, and a chunk takes one back. As a hint comes
+//! before the first chunk of the stretch in front of it, the thread always has the next read in its queue and never waits
+//! for more than what is multiplied:
 //!
 //! ```text
-//!  caller    … prefetch(b), chunk(a) │ multiplies a │ prefetch(c), chunk(b) │ multiplies b │ prefetch(d) …
-//!  thread    … ───── reads a ────────┼─────── reads b ────────────┼──────── reads c ─────────┼── reads d …
+//!  caller    … prefetch(b), chunks of a │ multiplies a │ prefetch(c), chunks of b │ multiplies b │ prefetch(d) …
+//!  thread    … ────── reads a ──────────┼──────── reads b ─────────┼─────────── reads c ─────────┼── reads d …
 //! ```
 //!
-//! A read ahead that failed is forgotten: its chunk is read anew when it is asked for, and fails there if it fails again.
+//! With one, the hint is kept until a chunk of its stretch is asked for.
+//! A stretch that cannot be read is forgotten: its chunk is read anew when it is asked for, and fails there if it fails
+//! again.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -21,7 +24,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use gptrickle_core::source::{Cause, Error, Source};
+use gptrickle_core::source::{Cause, Error, Reach, Source};
 
 /// What can be read at any offset, from any thread.
 #[expect(clippy::len_without_is_empty, reason = "an empty model file is no special case")]
@@ -88,7 +91,7 @@ impl ReadAt for SystemFile {
     }
 }
 
-/// A source that reads each chunk into a fixed buffer, and may read the next one meanwhile.
+/// A source that reads a stretch of the file into a fixed buffer, and may read the next one meanwhile.
 #[derive(Debug)]
 pub struct Reads {
     device: Arc<dyn ReadAt>,
@@ -96,6 +99,8 @@ pub struct Reads {
     /// The buffers that are not with the thread, the one lent last at the end.
     here: Vec<Buffer>,
     ahead: Option<Ahead>,
+    /// Without a thread: what to read when a chunk of it is asked for.
+    hinted: Option<Range<u64>>,
 }
 
 /// A buffer, and the stretch of the file at its start.
@@ -138,7 +143,7 @@ impl Reads {
     fn new(device: Arc<dyn ReadAt>, buffer: usize, buffers: usize) -> Reads {
         let max_chunk = usize::try_from(device.len()).map_or(buffer, |len| buffer.min(len));
         let here = (0..buffers).map(|_| Buffer { bytes: vec![0; max_chunk], held: 0..0 }).collect();
-        Reads { device, max_chunk, here, ahead: None }
+        Reads { device, max_chunk, here, ahead: None, hinted: None }
     }
 
     /// The stretch that a chunk is, if it can be lent.
@@ -160,6 +165,22 @@ impl Reads {
             };
             self.here.push(ahead.take_back());
         }
+    }
+
+    /// The stretches that hints have named, and no chunk was asked of yet.
+    fn promised(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.ahead.iter().flat_map(|ahead| &ahead.promised).chain(&self.hinted)
+    }
+
+    /// Reads `want` here and now, with the rest of the stretch hinted at if it lies in it.
+    fn read_hinted(&mut self, want: Range<u64>) -> io::Result<()> {
+        let whole = self.hinted.take().filter(|hinted| covers(hinted, &want));
+        if let Some(hinted) = whole
+            && self.read(hinted).is_ok()
+        {
+            return Ok(());
+        }
+        self.read(want)
     }
 
     /// Reads `want` here and now, into the last buffer.
@@ -197,18 +218,31 @@ impl Source for Reads {
         }
         match self.find(&want) {
             Some(i) => self.here[i..].rotate_left(1),
-            None => self.read(want).map_err(|error| fail(Cause::Device(error.raw_os_error().unwrap_or(0))))?,
+            None => self.read_hinted(want).map_err(|error| fail(Cause::Device(error.raw_os_error().unwrap_or(0))))?,
         }
         let Buffer { bytes, held } = &self.here[self.here.len() - 1];
         Ok(&bytes[(offset - held.start) as usize..][..len])
     }
 
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        // None is longer than a buffer.
+        let within = |held: &Range<u64>| held.contains(&offset).then(|| len.min((held.end - offset) as usize));
+        if let Some(n) = self.here.last().and_then(|lent| within(&lent.held)) {
+            return Reach::Here(n);
+        }
+        let mut ahead = self.here.iter().map(|buffer| &buffer.held).chain(self.promised());
+        ahead.find_map(within).map_or(Reach::Away(len.min(self.max_chunk)), Reach::Ahead)
+    }
+
     fn prefetch(&mut self, offset: u64, len: usize) {
-        let range = self.range(offset, len);
-        let (Some(ahead), Ok(want)) = (&mut self.ahead, range) else { return };
-        let there = ahead.promises(&want) || self.here.iter().any(|buffer| covers(&buffer.held, &want));
-        if !there && !self.here.is_empty() {
-            ahead.hand_over(self.here.remove(0), want);
+        let Ok(want) = self.range(offset, len) else { return };
+        if self.here.iter().map(|buffer| &buffer.held).chain(self.promised()).any(|held| covers(held, &want)) {
+            return;
+        }
+        match &mut self.ahead {
+            // The one lent from last, which this hint says is done with.
+            Some(ahead) => _ = self.here.pop().map(|buffer| ahead.hand_over(buffer, want)),
+            None => self.hinted = self.hinted.take().or(Some(want)),
         }
     }
 }

@@ -11,13 +11,14 @@
 //!                           copied      read
 //! ```
 //!
-//! On a device that reads in the background, a hint starts the next chunk's read into the buffer that is not in use.
-//! On any other a hint does nothing: the read would take as long then as later, and be lost if the hint is wrong.
+//! A hint names a stretch that fills a buffer, for one command, and may hold many chunks. On a device that reads in the
+//! background it starts the read into the buffer that is not in use. On any other it is kept until a chunk of it is asked
+//! for: the read would take as long now as then, and be lost if the hint is wrong.
 
 use core::mem;
 use core::ops::Range;
 
-use gptrickle_core::source::{self, Cause, Source};
+use gptrickle_core::source::{self, Cause, Reach, Source};
 
 use super::block::{self, BLOCK, BlockDevice};
 use super::fat::{self, File};
@@ -30,6 +31,7 @@ pub struct Disk<D> {
     capacity: u32, // blocks a buffer holds
     lent: usize,   // the slot last lent from
     started: Option<Started>,
+    hinted: Option<Range<u32>>, // blocks of the file to read once a chunk of them is asked for
     reads: Reads,
 }
 
@@ -65,7 +67,7 @@ impl<D: BlockDevice> Disk<D> {
         let capacity = buffers[0].len().min(buffers[1].len()) / BLOCK;
         assert!(capacity >= 2, "a buffer holds at least two blocks");
         let slots = buffers.map(|buf| Slot { buf: &mut buf[..capacity * BLOCK], held: 0..0, hinted: false });
-        Disk { device, slots, capacity: capacity as u32, lent: 0, started: None, reads: Reads::default() }
+        Disk { device, slots, capacity: capacity as u32, lent: 0, started: None, hinted: None, reads: Reads::default() }
     }
 
     /// What was read so far, but for the search for the file.
@@ -75,7 +77,7 @@ impl<D: BlockDevice> Disk<D> {
 
     /// The slot that holds all of `want`.
     fn holding(&self, want: &Range<u32>) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.held.start <= want.start && want.end <= slot.held.end)
+        self.slots.iter().position(|slot| covers(&slot.held, want))
     }
 
     /// The slot to read into next: not one that waits to be asked for, else not the one in use.
@@ -141,6 +143,15 @@ impl<D: BlockDevice> Disk<D> {
         Ok(slot)
     }
 
+    /// Reads what is missing of `want`, with the rest of the stretch hinted at if it lies in it.
+    fn fetch_hinted(&mut self, file: &File, want: &Range<u32>) -> Result<usize, i32> {
+        let whole = self.hinted.take().filter(|hinted| covers(hinted, want));
+        match whole.map(|hinted| self.fetch(file, &hinted)) {
+            Some(Ok(slot)) => Ok(slot),
+            _ => self.fetch(file, want),
+        }
+    }
+
     /// Starts to read what is missing of `want`, up to where the file's next extent begins.
     fn start(&mut self, file: &File, want: &Range<u32>) {
         let index = self.turn(want.start);
@@ -159,6 +170,10 @@ impl<D: BlockDevice> Disk<D> {
             Err(buf) => slot.buf = buf,
         }
     }
+}
+
+fn covers(held: &Range<u32>, want: &Range<u32>) -> bool {
+    held.start <= want.start && want.end <= held.end
 }
 
 /// Where on the device the first of these blocks of the file lies, and how many of them follow it there.
@@ -181,6 +196,7 @@ impl<D: BlockDevice> Storage for Disk<D> {
 
     fn open(&mut self) -> Result<FileSource<'_, D>, Error> {
         self.settle();
+        self.hinted = None;
         for slot in &mut self.slots {
             slot.held = 0..0;
             slot.hinted = false;
@@ -236,7 +252,7 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
         }
         let slot = match disk.holding(&want) {
             Some(slot) => slot,
-            None => disk.fetch(&self.file, &want).map_err(|code| fail(Cause::Device(code)))?,
+            None => disk.fetch_hinted(&self.file, &want).map_err(|code| fail(Cause::Device(code)))?,
         };
         disk.lent = slot;
         let slot = &mut disk.slots[slot];
@@ -245,14 +261,37 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
         Ok(&slot.buf[at..at + len])
     }
 
+    fn reach(&self, offset: u64, len: usize) -> Reach {
+        let (disk, len) = (&*self.disk, len.min(self.max_chunk()));
+        let within = |held: &Range<u32>| {
+            let bytes = |block: u32| u64::from(block) * BLOCK as u64;
+            let end = bytes(held.end).min(self.file.len());
+            (bytes(held.start)..end).contains(&offset).then(|| (end - offset).min(len as u64) as usize)
+        };
+        let here = within(&disk.slots[disk.lent].held);
+        let started = disk.started.as_ref().map(|started| started.kept.start..started.end);
+        let other = Some(&disk.slots[1 - disk.lent].held);
+        let ahead = other.into_iter().chain(&started).chain(&disk.hinted).filter_map(within).max();
+        match (here, ahead) {
+            // A block that both share holds the beginning of what is ahead.
+            (_, Some(n)) if here < ahead => Reach::Ahead(n),
+            (Some(n), _) => Reach::Here(n),
+            _ => Reach::Away(len),
+        }
+    }
+
     fn prefetch(&mut self, offset: u64, len: usize) {
         let Ok(want) = self.blocks(offset, len) else { return };
         let disk = &mut *self.disk;
-        if !D::BACKGROUND || len == 0 || disk.holding(&want).is_some() {
+        if len == 0 || disk.holding(&want).is_some() {
+            return;
+        }
+        if !D::BACKGROUND {
+            disk.hinted = disk.hinted.take().or(Some(want));
             return;
         }
         if let Some(started) = &disk.started {
-            if started.kept.start <= want.start && want.end <= started.end {
+            if covers(&(started.kept.start..started.end), &want) {
                 return;
             }
             disk.settle();
@@ -266,6 +305,8 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
 #[cfg(test)]
 mod tests {
     use fatfs::FatType::Fat16;
+    use gptrickle_core::ops::{self, Matrix, Quantised};
+    use gptrickle_core::quant::Format;
     use std::vec;
     use std::vec::Vec;
 
@@ -390,6 +431,53 @@ mod tests {
             // The whole file once, its first chunk again after the last, and the block that the first two chunks share
             // when the second is asked for first.
             assert!(reads.blocks <= 64 + 6 + 1, "{reads:?}");
+        }
+    }
+
+    /// Multiplies three matrices that fill a file, as a pass does, and says what was read.
+    fn multiplied<const BACKGROUND: bool>(data: &[u8], pieces: usize, cols: usize) -> Reads {
+        let rows = data.len() / (cols * 4);
+        let matrix = |from: usize, to: usize| {
+            let at = (from * cols * 4) as u64;
+            Matrix { format: Format::F32, at, rows: to - from, cols }
+        };
+        let order = [matrix(0, rows / 3), matrix(rows / 3, rows / 2), matrix(rows / 2, rows)];
+        let x = vec![1.0; cols];
+        let (mut q, mut d, mut sums) = (vec![0; cols], vec![0.0; cols], vec![0; cols]);
+        let mut products = |src: &mut dyn Source| {
+            let mut scratch = Quantised { q: &mut q, d: &mut d, sums: &mut sums };
+            let mut bits = Vec::new();
+            for (i, w) in order.iter().enumerate() {
+                let mut y = vec![0.0; w.rows];
+                let next = order[i + 1..].iter().copied().map(Some);
+                ops::matmul(&mut &mut *src, w, next, &x, &mut y, &mut scratch).unwrap();
+                bits.extend(y.into_iter().map(f32::to_bits));
+            }
+            bits
+        };
+        let mut disk = disk::<BACKGROUND>(data, pieces);
+        let mut source = disk.open().unwrap();
+        assert_eq!(products(&mut source), products(&mut &data[..]));
+        disk.settle();
+        disk.reads()
+    }
+
+    #[test]
+    fn one_command_runs_on_across_matrices() {
+        for cols in [32, 96, 256] {
+            let row = cols * 4;
+            // Finite numbers, all different.
+            let values = (0..60 * BLOCK as u32 / 4 / cols as u32 * cols as u32).map(|i| (i as f32).to_le_bytes());
+            let data: Vec<u8> = values.flatten().collect();
+            let blocks = data.len().div_ceil(BLOCK) as u64;
+            let buffer = (8 * BLOCK - 511) / row * row;
+            let commands = data.len().div_ceil(buffer) as u64;
+            for reads in [multiplied::<false>(&data, 1, cols), multiplied::<true>(&data, 1, cols)] {
+                assert_eq!(reads, Reads { commands, blocks }, "rows of {row}");
+            }
+            for reads in [multiplied::<false>(&data, 9, cols), multiplied::<true>(&data, 9, cols)] {
+                assert_eq!(reads.blocks, blocks, "rows of {row}, in pieces");
+            }
         }
     }
 
