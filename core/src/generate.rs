@@ -1,15 +1,19 @@
 //! Prompt in, text out: the only module that sees all the others.
 //!
 //! [`Model::open`] checks the whole header, [`Plan`] tells how much memory a [`Session`] takes, and the session turns a
-//! prompt into tokens, one [`Session::next`] at a time. [`Session::save`] and [`Session::restore`] carry it over a reset.
+//! prompt into tokens, one [`Session::next`] at a time. [`Session::sequences`] makes several texts of it in the same
+//! passes. [`Session::save`] and [`Session::restore`] carry it over a reset.
 
 mod lookup;
 mod saved;
+mod sequences;
 
 use core::fmt;
 use core::ops::Range;
 
 pub use saved::{Fingerprint, RestoreError, SAVED_VERSION, Saved};
+use sequences::Branches;
+pub use sequences::Sequences;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
@@ -52,10 +56,10 @@ impl Model {
     }
 }
 
-/// What the caller chooses.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What the caller chooses; all but the context has a default.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Options {
-    /// Context, batch and KV format.
+    /// Context, batch, KV format, and how many sequences go on from one prompt.
     pub state: gpt2::Options,
     /// How tokens are chosen.
     pub sampling: Params,
@@ -70,9 +74,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Choices that one pass may serve: the next token, and one after each guess.
+    /// Choices that one pass may serve: the next token, and one after each guess, or that of each sequence.
     fn choices(&self) -> usize {
-        1 + self.lookup.min(self.state.context.saturating_sub(1))
+        (1 + self.lookup.min(self.state.context.saturating_sub(1))).max(self.state.sequences)
     }
 
     /// Those of the model: all choices fit a batch.
@@ -88,9 +92,9 @@ pub struct Plan {
     pub model: gpt2::Plan,
     /// The tokenizer's index.
     pub tokenizer: usize,
-    /// Candidates, recent tokens and a hash, for each choice that a pass may serve.
+    /// Candidates, recent tokens and a hash, for each choice that a pass may serve; what is known of each sequence.
     pub sampler: usize,
-    /// The text so far, as tokens.
+    /// The text so far, as tokens, and those that further sequences have of their own.
     pub tokens: usize,
 }
 
@@ -104,8 +108,9 @@ impl Plan {
             sampler: options
                 .sampling
                 .bytes(config.n_vocab, context, options.choices())
-                .saturating_add(bytes_of::<u64>(options.choices())),
-            tokens: bytes_of::<u32>(context),
+                .saturating_add(bytes_of::<u64>(options.choices()))
+                .saturating_add(Branches::bytes(&options.state)),
+            tokens: bytes_of::<u32>(context).saturating_add(bytes_of::<u32>(options.state.own_rows())),
         }
     }
 
@@ -146,6 +151,14 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    const ALL: [StopReason; 5] = [
+        StopReason::EndOfText,
+        StopReason::MaxTokens,
+        StopReason::Context,
+        StopReason::StopString,
+        StopReason::Interrupted,
+    ];
+
     /// A short name for people and scripts.
     pub fn name(self) -> &'static str {
         match self {
@@ -208,6 +221,8 @@ pub struct Session<'a> {
     sampler: Sampler<'a>,
     tokens: &'a mut [u32], // the text so far (context)
     n_tokens: usize,
+    /// Of several sequences, what those beside the first one have made, and which go on.
+    branches: Branches<'a>,
     /// A hash over the logits of each choice (choices).
     hashes: &'a mut [u64],
     n_vocab: usize,
@@ -262,6 +277,7 @@ impl<'a> Session<'a> {
             hashes: arena.take(options.choices())?,
             tokens: arena.take(context)?,
             n_tokens: 0,
+            branches: Branches::new(&options.state, arena)?,
             n_vocab: config.n_vocab,
             last: 0,
             ready: 0..0,
@@ -423,9 +439,16 @@ impl<'a> Session<'a> {
         // As many as had room in the batch, or were run before the head failed.
         let ahead = self.state.len() - self.n_tokens;
         self.sampler.begin(&self.tokens[..self.n_tokens + ahead], self.n_tokens);
-        self.hashes[..=ahead].fill(LogitsHash::default().0);
+        self.score(src, self.last..self.last + 1 + ahead)?;
+        self.ready = 0..1 + ahead;
+        Ok(())
+    }
+
+    /// Hands the logits of some positions of the last pass to the sampler, each to a choice of its own, from one reading
+    /// of the head.
+    fn score<S: Source>(&mut self, src: &mut S, positions: Range<usize>) -> Result<(), Error> {
+        self.hashes[..positions.len()].fill(LogitsHash::default().0);
         let (sampler, hashes, hashed) = (&mut self.sampler, &mut self.hashes, self.hash.is_some());
-        let positions = self.last..self.last + 1 + ahead;
         gpt2::logits(src, &self.weights, &mut self.state, positions, |choice, first, logits| {
             sampler.push(choice, first as u32, logits);
             if hashed {
@@ -434,7 +457,16 @@ impl<'a> Session<'a> {
                 hashes[choice] = hash.0;
             }
         })?;
-        self.ready = 0..1 + ahead;
+        Ok(())
+    }
+
+    /// Begins an empty text with the token that begins every text.
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.n_tokens == 0 {
+            let vocabulary = self.tokenizer.vocabulary();
+            let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
+            self.push(&[start])?;
+        }
         Ok(())
     }
 
@@ -447,19 +479,15 @@ impl<'a> Session<'a> {
     /// Makes the next token and adds it to the text; `None` when the text has ended, for the reason that
     /// [`stop_reason`](Session::stop_reason) tells.
     ///
-    /// Runs what is left of the prompt first, and after a slide ([`Overflow`]) what stays of the text. An empty text starts from the token that begins every text. A token
-    /// costs one pass of all weights, which [`Header::bytes_per_token`] tells, or none if it was guessed
+    /// Runs what is left of the prompt first, and after a slide ([`Overflow`]) what stays of the text. An empty text
+    /// starts from the token that begins every text. A token costs one pass of all weights, which [`Header::bytes_per_token`] tells, or none if it was guessed
     /// ([`Options::lookup`]).
     ///
     /// # Errors
     /// The source failed → [`Error::Source`]; a logit is not finite → [`Error::Sampler`]; the text is empty and the
     /// vocabulary has no token to start from → [`Error::EmptyPrompt`].
     pub fn next<S: Source>(&mut self, src: &mut S) -> Result<Option<Token>, Error> {
-        if self.n_tokens == 0 {
-            let vocabulary = self.tokenizer.vocabulary();
-            let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
-            self.push(&[start])?;
-        }
+        self.begin()?;
         let full = self.n_tokens == self.tokens.len();
         if self.left == 0 {
             self.stop.get_or_insert(StopReason::MaxTokens);

@@ -41,10 +41,10 @@
 //! let mut src = flash;
 //! let model = Model::open(&mut src)?;
 //! let options = Options {
-//!     state: gpt2::Options { context: 128, batch: 8, kv: KvFormat::Q8_0 },
+//!     state: gpt2::Options { context: 128, batch: 8, kv: KvFormat::Q8_0, ..Default::default() },
 //!     sampling: Params::default(),
 //!     seed: 42,
-//!     lookup: 0,
+//!     ..Options::default()
 //! };
 //! let mut session = Session::new(&model, &options, &mut src, &mut Arena::new(memory))?;
 //! session.push_text(&mut src, b"Once upon a time", Control::Ignore)?;

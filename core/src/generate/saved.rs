@@ -198,8 +198,8 @@ impl Saved {
 
     /// The options of a session that can take it in; batch and lookup are free to choose.
     pub fn options(&self, batch: usize) -> Options {
-        let state = gpt2::Options { context: self.context, batch, kv: self.kv };
-        Options { state, sampling: self.sampling, seed: self.seed, lookup: 0 }
+        let state = gpt2::Options { context: self.context, batch, kv: self.kv, ..Default::default() };
+        Options { state, sampling: self.sampling, seed: self.seed, ..Options::default() }
     }
 }
 

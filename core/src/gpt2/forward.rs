@@ -26,12 +26,55 @@ pub fn forward<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
 ) -> Result<(), Error> {
-    let config = state.config;
-    let (n, n_embd) = (tokens.len(), config.n_embd);
-    let left = state.batch.min(state.context - state.len);
+    let (n, start) = (tokens.len(), state.len);
+    let left = state.batch.min(state.context - start);
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
+    pass(src, weights, state, tokens, |i| (0, start + i), head)?;
+    state.len += n;
+    Ok(())
+}
+
+/// Runs one token each of `sequences` through the transformer, all as the position that follows those of each.
+///
+/// Costs what [`forward`] does for as many tokens, and gives each the bits that it would give a single sequence: a
+/// position attends to those that are shared ([`State::share`]), and to its sequence's own.
+///
+/// # Errors
+/// As [`forward`]; a sequence beyond those that [`State`] has room for → [`Error::Full`].
+pub fn forward_each<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    sequences: &[u32],
+    tokens: impl ExactSizeIterator<Item = u32>,
+    head: bool,
+) -> Result<(), Error> {
+    let (n, position) = (tokens.len().max(sequences.len()), state.len);
+    let known = sequences.iter().all(|&sequence| (sequence as usize) < state.sequences);
+    let alone = sequences.iter().all(|&sequence| sequence == 0);
+    let end = if alone { state.context } else { state.context.min(state.layout.shared + state.layout.own) };
+    let left = if known && position < end { state.batch.min(sequences.len()) } else { 0 };
+    if n > left {
+        return Err(Error::Full { tokens: n, left });
+    }
+    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head)?;
+    state.len += 1;
+    Ok(())
+}
+
+/// A pass of the weights over tokens, of which `place` tells the sequence and the position.
+fn pass<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    tokens: impl ExactSizeIterator<Item = u32>,
+    place: impl Fn(usize) -> (usize, usize),
+    head: bool,
+) -> Result<(), Error> {
+    let (config, layout) = (state.config, state.layout);
+    let (n, n_embd) = (tokens.len(), config.n_embd);
     let x = &mut state.x[..n * n_embd];
     let h = &mut state.h[..n * n_embd];
 
@@ -41,7 +84,7 @@ pub fn forward<S: Source>(
             return Err(Error::Token { id, n_vocab: config.n_vocab });
         }
         ops::row(src, &weights.token_embd(), id as usize, x)?;
-        ops::row(src, &weights.position_embd(), state.len + i, &mut h[..n_embd])?;
+        ops::row(src, &weights.position_embd(), place(i).1, &mut h[..n_embd])?;
         add(x, &h[..n_embd]);
     }
 
@@ -58,11 +101,12 @@ pub fn forward<S: Source>(
         let qkv = &mut state.wide[..n * 3 * n_embd];
         linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.quantised)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
-            let position = state.len + i;
+            let (sequence, position) = place(i);
+            let row = |position| layout.row(sequence, position);
             let (q, kv) = qkv.split_at(n_embd);
             let (k, v) = kv.split_at(n_embd);
-            state.kv.store(l, position, k, v);
-            attend(&mut state.kv, l, config.head_dim(), q, &mut state.scores[..=position], h);
+            state.kv.store(l, row(position), k, v);
+            attend(&mut state.kv, l, row, config.head_dim(), q, &mut state.scores[..=position], h);
         }
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.quantised)?;
@@ -76,7 +120,6 @@ pub fn forward<S: Source>(
         linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.quantised)?;
         add(x, h);
     }
-    state.len += n;
     Ok(())
 }
 
@@ -126,19 +169,27 @@ fn linear<S: Source>(
     Ok(ops::add_bias(src, &layer.bias, Some(next), y)?)
 }
 
-/// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
-fn attend(kv: &mut Kv, layer: usize, head_dim: usize, q: &[f32], scores: &mut [f32], out: &mut [f32]) {
+/// Causal attention of one position to all up to itself, whose rows `row` tells: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+fn attend(
+    kv: &mut Kv,
+    layer: usize,
+    row: impl Fn(usize) -> usize,
+    head_dim: usize,
+    q: &[f32],
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
     let scale = 1.0 / libm::sqrtf(head_dim as f32);
     let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
     for (i, (q, out)) in heads.enumerate() {
         let head = i * head_dim..(i + 1) * head_dim;
         for (position, score) in scores.iter_mut().enumerate() {
-            *score = dot_f32(q, kv.key(layer, position, &head)) * scale;
+            *score = dot_f32(q, kv.key(layer, row(position), &head)) * scale;
         }
         ops::softmax(scores);
         out.fill(0.0);
         for (position, &weight) in scores.iter().enumerate() {
-            for (out, v) in out.iter_mut().zip(kv.value(layer, position, &head)) {
+            for (out, v) in out.iter_mut().zip(kv.value(layer, row(position), &head)) {
                 *out += weight * v;
             }
         }

@@ -178,7 +178,7 @@ impl MemoryArgs {
         if context == 0 || context > config.n_ctx {
             bail!("--context {context} cannot be had: this model has 1 to {} positions", config.n_ctx);
         }
-        Ok(Options { context, batch: usize::from(self.batch).min(context), kv })
+        Ok(Options { context, batch: usize::from(self.batch).min(context), kv, ..Options::default() })
     }
 }
 

@@ -153,7 +153,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let config = &model.header.config;
     let mut state = args.memory.options(config)?;
-    let options = |state| Options { state, sampling: Params::default(), seed: 0, lookup: 0 };
+    let options = |state| Options { state, sampling: Params::default(), seed: 0, ..Options::default() };
     let fit = |state| ram.map(|ram| Plan::largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
     let mut largest = fit(state);
     if !args.memory.asks_for_context() {
