@@ -16,7 +16,8 @@
 //! At the last position the head streams its rows, one per token of the vocabulary, straight into the [`sampler`],
 //! which keeps no more logits than its controls need and draws one token. Its bytes are decoded, and it becomes the
 //! next position: one more pass of the weights, for the next token. [`generate::Session`] is this loop. Where the text
-//! repeats itself, tokens can be guessed and checked together, in the same pass.
+//! repeats itself, tokens can be guessed and checked together, in the same pass; and several texts can go on from one
+//! prompt ([`generate::Session::sequences`]), a token of each from every pass.
 //!
 //! A person or a script asks for all this in lines ([`console`]), the same ones on the desk and on a board.
 //!

@@ -323,6 +323,52 @@ fn guesses_save_passes_and_change_nothing() {
     assert!(guessed < plain, "{guessed} passes, without guesses {plain}");
 }
 
+/// The text, in plain and token by token, and the last line's figures of one of several.
+#[test]
+fn several_texts_are_those_of_their_seeds() {
+    let args = ["generate", "Once upon a time", "-n", "40", "--temperature", "1.3", "--stop", " She"];
+    let several = [&args[..], &["--num-return-sequences", "4", "--seed", "9"]].concat();
+    let plain = run(&several).ok();
+    let mut lines = run(&[&several[..], &["--json", "--logits-hash"]].concat()).lines();
+    let summary = lines.pop().unwrap();
+    let (mut expected, mut new_tokens, mut longest) = (String::new(), 0, 0);
+    for i in 0..4u64 {
+        let seed = (9 + i).to_string();
+        let mut alone = run(&[&args[..], &["--json", "--logits-hash", "--seed", &seed]].concat()).lines();
+        let end = alone.pop().unwrap();
+        expected += &format!("--- {} of 4, seed {seed} ---\n", i + 1);
+        expected += &run(&[&args[..], &["--seed", &seed]].concat()).ok();
+        let ours = lines.iter().filter(|line| line["sequence"] == i);
+        let ours: Vec<_> = ours.map(|line| (&line["token"], &line["text"])).collect();
+        assert_eq!(ours, alone.iter().map(|line| (&line["token"], &line["text"])).collect::<Vec<_>>());
+        let text = &summary["sequences"][i as usize];
+        assert_eq!((&text["sequence"], &text["seed"]), (&i.into(), &(9 + i).into()));
+        for key in ["stop", "new_tokens", "logits_hash"] {
+            assert_eq!(text[key], end[key], "{key} of {i}");
+        }
+        new_tokens += end["new_tokens"].as_u64().unwrap();
+        longest = longest.max(end["passes"].as_u64().unwrap());
+    }
+    assert_eq!(plain, expected);
+    assert_eq!((&summary["new_tokens"], &summary["passes"]), (&new_tokens.into(), &longest.into()));
+    assert!(summary.get("stop").is_none() && summary.get("logits_hash").is_none());
+
+    // As planned.
+    let memory = ["--num-return-sequences", "3", "-n", "7", "--context", "60", "--kv", "q8_0", "--batch", "1"];
+    let last = run(&[&["generate", "Once", "--json"], &memory[..]].concat()).lines().pop().unwrap();
+    let plan = run(&[&["plan", "--json"], &memory[..]].concat()).json();
+    assert_eq!((&plan["arena_bytes"], &plan["batch"]), (&last["arena_bytes"], &3.into()));
+    assert_eq!(plan["sequences"]["kv_positions"], 60 + 2 * 7);
+    let per_pass = plan["sequences"]["bytes_per_pass"].as_u64().unwrap();
+    let row = 210; // the token's, which may be in the part of the head that was read last
+    let read = last["bytes_per_token"].as_u64().unwrap() * 3;
+    assert!((per_pass - row - 3..=per_pass).contains(&read), "{read} of {per_pass}");
+
+    for other in [&["--lookup", "2"][..], &["--save", "x"], &["--resume", "x"], &["--overflow", "slide:4"]] {
+        run(&[&several[..], other].concat()).misuse(&["--num-return-sequences", other[0]]);
+    }
+}
+
 #[test]
 fn the_seed_makes_the_text() {
     let story = |seed: &str| run(&["generate", "Once upon a time", "-n", "40", "--seed", seed]).ok();

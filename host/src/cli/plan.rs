@@ -35,6 +35,14 @@ pub(super) struct Args {
     #[command(flatten)]
     memory: MemoryArgs,
 
+    /// Texts that go on from one prompt in the same passes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    num_return_sequences: u8,
+
+    /// Most tokens that each of several texts makes: each but the first takes as many positions beside the context
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
+    max_new_tokens: usize,
+
     /// Size of each source buffer, 0 where the model is mapped; the board's, or 64KiB
     #[arg(long, value_name = "BYTES", value_parser = plan_buffer)]
     buffer: Option<usize>,
@@ -80,6 +88,8 @@ struct Report {
     n_ctx: usize,
     batch: usize,
     kv: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequences: Option<Sequences>,
     regions: Regions,
     arena_bytes: usize,
     buffers: usize,
@@ -96,6 +106,16 @@ struct Report {
     storage: Option<Storage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     board: Option<&'static str>,
+}
+
+/// Several texts in the same passes.
+#[derive(Serialize)]
+struct Sequences {
+    count: usize,
+    /// Positions in the KV cache: a whole context, and those that texts beside the first one have of their own.
+    kv_positions: usize,
+    /// What a pass reads that makes a token of each.
+    bytes_per_pass: u64,
 }
 
 /// The arena, in bytes.
@@ -152,7 +172,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let buffers_bytes = buffer.saturating_mul(buffers);
 
     let config = &model.header.config;
+    let count = usize::from(args.num_return_sequences);
     let mut state = args.memory.options(config)?;
+    (state.sequences, state.own) = (count, args.max_new_tokens);
     let options = |state| Options { state, sampling: Params::default(), seed: 0, ..Options::default() };
     let fit = |state| ram.map(|ram| Plan::largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
     let mut largest = fit(state);
@@ -176,13 +198,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if tokens == 0 || tokens > state.context {
         bail!("--prompt-tokens {tokens} cannot be had: the context has 1 to {} positions", state.context);
     }
-    let bytes = model.header.bytes_per_prompt(tokens, state.batch);
-    let prompt = Prompt { tokens, block_passes: tokens.div_ceil(state.batch), head_passes: 1, bytes };
+    let batch = state.batch.max(count); // a pass has room for a token of each text
+    let bytes = model.header.bytes_per_prompt(tokens, batch);
+    let prompt = Prompt { tokens, block_passes: tokens.div_ceil(batch), head_passes: 1, bytes };
     let bytes_per_token = model.header.bytes_per_token();
+    let bytes_per_pass = bytes_per_token + (count as u64 - 1) * model.header.embedding_bytes;
     let rate = args.bandwidth.or(board.and_then(|board| board.bandwidth));
     let storage = rate.map(|bytes_per_s| Storage {
         bytes_per_s,
-        tokens_per_s: bytes_per_s as f64 / bytes_per_token as f64,
+        tokens_per_s: bytes_per_s as f64 / bytes_per_pass as f64 * count as f64,
         prompt_s: bytes as f64 / bytes_per_s as f64,
         basis: if args.bandwidth.is_some() { "as told" } else { board.map_or("", |board| board.storage) },
     });
@@ -190,8 +214,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         name: opened.name.clone(),
         context: state.context,
         n_ctx: config.n_ctx,
-        batch: state.batch,
+        batch,
         kv: state.kv.name(),
+        sequences: (count > 1).then(|| Sequences { count, kv_positions: state.rows(), bytes_per_pass }),
         regions: Regions::new(&plan),
         arena_bytes: plan.total(),
         buffers,
@@ -259,7 +284,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Report { name, context, n_ctx, batch, kv, .. } = self;
-        writeln!(f, "{name}: context {context} of {n_ctx}, batch {batch}, kv {kv}\n\nMemory in bytes")?;
+        write!(f, "{name}: context {context} of {n_ctx}, batch {batch}, kv {kv}")?;
+        if let Some(Sequences { count, kv_positions, .. }) = self.sequences {
+            write!(f, ", {count} texts with {kv_positions} positions")?;
+        }
+        writeln!(f, "\n\nMemory in bytes")?;
         for (region, bytes) in self.regions.named() {
             writeln!(f, "  {bytes:>12}  {region}")?;
         }
@@ -286,6 +315,9 @@ impl fmt::Display for Report {
             "  {:>12}  a token: {} blocks and last norm, {} head, {} rows of both embeddings",
             self.bytes_per_token, self.block_bytes, self.head_bytes, self.embedding_bytes
         )?;
+        if let Some(Sequences { count, bytes_per_pass, .. }) = self.sequences {
+            writeln!(f, "  {bytes_per_pass:>12}  a token of each of {count} texts")?;
+        }
         let Prompt { tokens, block_passes, bytes, .. } = self.prompt;
         writeln!(f, "  {bytes:>12}  a prompt of {tokens} tokens: {block_passes} × the blocks, 1 × the head")?;
         match (&self.storage, self.board) {
