@@ -359,7 +359,7 @@ fn crc64(bytes: &[u8]) -> u64 {
 /// What a text of the demo model is, and the passes it took after the prompt.
 fn demo(prompt: &[u8], sampling: Params, lookup: usize) -> (Vec<Token>, String, u64) {
     let state = gpt2::Options { context: 256, batch: 8, kv: KvFormat::F32, ..Default::default() };
-    let options = Options { state, sampling, seed: 42, lookup };
+    let options = Options { state, sampling, seed: 42, lookup, ..Options::default() };
     let mut memory = memory(DEMO, &options);
     let mut session = session(DEMO, &options, &mut memory);
     session.push_text(&mut &DEMO[..], prompt, Control::Ignore).unwrap();

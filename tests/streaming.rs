@@ -350,6 +350,7 @@ fn any_options(n_ctx: usize) -> impl Strategy<Value = Options> {
             },
             seed: 1,
             lookup,
+            ..Options::default()
         },
     )
 }

@@ -17,8 +17,8 @@ pub use sequences::Sequences;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
-use crate::gpt2::{self, Header, State, Weights};
-use crate::sampler::{self, Params, Sampler};
+use crate::gpt2::{self, Head, Header, State, Weights};
+use crate::sampler::{self, Params, Sampler, Shortlist};
 use crate::source::{self, Resident, Source};
 use crate::tokenizer::{self, Control, Token, Tokenizer, Vocabulary, VocabularyBuilder};
 
@@ -71,9 +71,24 @@ pub struct Options {
     /// costs a position's memory and arithmetic in the pass, right or wrong, and candidates of its own in the sampler:
     /// it pays where storage is slower than arithmetic.
     pub lookup: usize,
+    /// Which rows of the head are read for a choice.
+    ///
+    /// With two stages, `top_k` may be no more than the candidates, and 0 means all of them.
+    pub head: Head,
 }
 
 impl Options {
+    /// Checks the controls, and that `top_k` tokens are left to choose from.
+    fn check(&self, n_vocab: usize) -> Result<(), Error> {
+        self.sampling.check()?;
+        check_top_k(&self.sampling, self.head, n_vocab)
+    }
+
+    /// Candidates of the first stage of two, for each choice.
+    fn shortlist(&self, n_vocab: usize) -> Option<usize> {
+        (self.head != Head::Exact).then(|| self.head.candidates(n_vocab))
+    }
+
     /// Choices that one pass may serve: the next token, and one after each guess, or that of each sequence.
     fn choices(&self) -> usize {
         (1 + self.lookup.min(self.state.context.saturating_sub(1))).max(self.state.sequences)
@@ -83,6 +98,15 @@ impl Options {
     fn of_model(&self) -> gpt2::Options {
         gpt2::Options { batch: self.state.batch.max(self.choices()), ..self.state }
     }
+}
+
+/// Two stages leave some candidates: so many of them can be chosen from, and no more.
+fn check_top_k(sampling: &Params, head: Head, n_vocab: usize) -> Result<(), Error> {
+    let (top_k, candidates) = (sampling.top_k.min(n_vocab), head.candidates(n_vocab));
+    if sampling.temperature > 0.0 && top_k > candidates {
+        return Err(Error::TopK { top_k, candidates });
+    }
+    Ok(())
 }
 
 /// Arena bytes by region: plain arithmetic, known before the first weight is read.
@@ -107,7 +131,12 @@ impl Plan {
             tokenizer: Tokenizer::bytes(&model.vocabulary),
             sampler: options
                 .sampling
-                .bytes(config.n_vocab, context, options.choices())
+                .bytes(options.head.candidates(config.n_vocab), context, options.choices())
+                .saturating_add(
+                    options
+                        .shortlist(config.n_vocab)
+                        .map_or(0, |candidates| Shortlist::bytes(candidates, options.choices())),
+                )
                 .saturating_add(bytes_of::<u64>(options.choices()))
                 .saturating_add(Branches::bytes(&options.state)),
             tokens: bytes_of::<u32>(context).saturating_add(bytes_of::<u32>(options.state.own_rows())),
@@ -219,6 +248,9 @@ pub struct Session<'a> {
     state: State<'a>,
     tokenizer: Tokenizer<'a>,
     sampler: Sampler<'a>,
+    head: Head,
+    /// The first of two stages.
+    shortlist: Option<Shortlist<'a>>,
     tokens: &'a mut [u32], // the text so far (context)
     n_tokens: usize,
     /// Of several sequences, what those beside the first one have made, and which go on.
@@ -248,11 +280,12 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The arena is too small → [`Error::Arena`], with what the whole plan needs; a control or the context is out of
-    /// range → [`Error::Sampler`], [`Error::Model`]; the source cannot lend a whole row of every tensor →
-    /// [`Error::Source`].
+    /// range → [`Error::Sampler`], [`Error::Model`]; the file has no second head, or two stages leave too few candidates →
+    /// [`Error::Model`], [`Error::TopK`]; the source cannot lend a whole row of every tensor → [`Error::Source`].
     pub fn new<S: Source>(model: &Model, options: &Options, src: &mut S, arena: &mut Arena<'a>) -> Result<Self, Error> {
-        options.sampling.check()?;
         let config = &model.header.config;
+        options.check(config.n_vocab)?;
+        model.header.head_reads(options.head)?;
         let (needed, have) = (Plan::new(model, options).total(), arena.len() - arena.used());
         let context = options.state.context;
         if context == 0 || context > config.n_ctx {
@@ -272,7 +305,13 @@ impl<'a> Session<'a> {
             tokenizer: Tokenizer::load(&model.vocabulary, src, arena)?,
             sampler: {
                 let Options { sampling, seed, .. } = *options;
-                Sampler::new(sampling, seed, config.n_vocab, context, options.choices(), arena)?
+                let n_logits = options.head.candidates(config.n_vocab);
+                Sampler::new(sampling, seed, n_logits, context, options.choices(), arena)?
+            },
+            head: options.head,
+            shortlist: match options.shortlist(config.n_vocab) {
+                Some(candidates) => Some(Shortlist::new(candidates, options.choices(), arena)?),
+                None => None,
             },
             hashes: arena.take(options.choices())?,
             tokens: arena.take(context)?,
@@ -293,11 +332,12 @@ impl<'a> Session<'a> {
     /// Forgets the text and starts another one, with these controls.
     ///
     /// # Errors
-    /// A control is out of range → [`Error::Sampler`]; the controls need more memory than was planned →
+    /// A control is out of range → [`Error::Sampler`], [`Error::TopK`]; the controls need more memory than was planned →
     /// [`Error::Arena`]. Either way the old text and controls stay.
     pub fn restart(&mut self, sampling: Params, seed: u64) -> Result<(), Error> {
         sampling.check()?;
-        self.sampler.set(sampling, seed, self.n_vocab, self.tokens.len())?;
+        check_top_k(&sampling, self.head, self.n_vocab)?;
+        self.sampler.set(sampling, seed, self.head.candidates(self.n_vocab), self.tokens.len())?;
         self.state.truncate(0);
         self.ready = 0..0;
         (self.n_tokens, self.left, self.stop) = (0, usize::MAX, None);
@@ -357,7 +397,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The source failed → [`Error::Source`].
     pub fn keep<S: Source>(&self, src: &mut Resident<S>) -> Result<u64, Error> {
-        Ok(self.weights.keep(src)?)
+        Ok(self.weights.keep(src, self.head)?)
     }
 
     /// Asks for at most `n` further tokens, also of a text that has as many as were asked for before.
@@ -445,16 +485,36 @@ impl<'a> Session<'a> {
     }
 
     /// Hands the logits of some positions of the last pass to the sampler, each to a choice of its own, from one reading
-    /// of the head.
+    /// of the head, or of the draft and the rows it leaves.
     fn score<S: Source>(&mut self, src: &mut S, positions: Range<usize>) -> Result<(), Error> {
         self.hashes[..positions.len()].fill(LogitsHash::default().0);
-        let (sampler, hashes, hashed) = (&mut self.sampler, &mut self.hashes, self.hash.is_some());
-        gpt2::logits(src, &self.weights, &mut self.state, positions, |choice, first, logits| {
-            sampler.push(choice, first as u32, logits);
+        let Session { weights, state, sampler, shortlist, hashes, .. } = self;
+        let hashed = self.hash.is_some();
+        let mut take = |sampler: &mut Sampler, choice: usize, n: usize, first: u32, logits: &[f32]| {
+            sampler.push_after(n, choice, first, logits);
             if hashed {
                 let mut hash = LogitsHash(hashes[choice]);
                 logits.iter().for_each(|logit| hash.update(u64::from(logit.to_bits())));
                 hashes[choice] = hash.0;
+            }
+        };
+        let Some(shortlist) = shortlist else {
+            return Ok(gpt2::logits(src, weights, state, positions, |choice, first, logits| {
+                take(sampler, choice, first, first as u32, logits);
+            })?);
+        };
+        let choices = positions.len();
+        shortlist.begin();
+        gpt2::draft_logits(src, weights, state, positions, |choice, first, logits| {
+            shortlist.push(first, choice, first as u32, logits, |_, logit| logit);
+        })?;
+        if let Some((choice, token)) = shortlist.not_finite() {
+            sampler.refuse(choice, token);
+        }
+        shortlist.sort(choices);
+        gpt2::rescore(src, weights, state, choices, shortlist.ids(choices), |choice, id, logit| {
+            if let Some(n) = shortlist.rank(choice, id) {
+                take(sampler, choice, n, id, &[logit]);
             }
         })?;
         Ok(())
@@ -591,6 +651,13 @@ pub enum Error {
         /// Rows of the token embedding.
         rows: usize,
     },
+    /// More tokens are to be chosen from than the head's first stage leaves.
+    TopK {
+        /// Tokens to choose from.
+        top_k: usize,
+        /// Tokens that are left.
+        candidates: usize,
+    },
     /// The prompt is empty, and the vocabulary has no token that begins a text.
     EmptyPrompt,
     /// So many tokens are to be kept that a full context has no room for new ones.
@@ -670,6 +737,11 @@ impl fmt::Display for Error {
                 "{keep} tokens are to be kept of a context of {context}, which leaves no room for new ones: keep at \
                  most {}, or use a larger context",
                 context.saturating_sub(2)
+            ),
+            Error::TopK { top_k, candidates } => write!(
+                f,
+                "top_k is {top_k}, and the first stage of the head leaves {candidates} candidates: use a top_k of at \
+                 most {candidates}, 0 for all of them, or more candidates"
             ),
             Error::EmptyPrompt => f.write_str("the prompt is empty and the vocabulary has no token to start from"),
         }

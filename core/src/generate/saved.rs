@@ -298,7 +298,11 @@ impl Session<'_> {
             return Err(RestoreError::Kv { saved: saved.kv, here: kv });
         }
         let had = (self.sampler.params(), self.sampler.seed());
-        self.sampler.set(saved.sampling, saved.seed, self.n_vocab, context)?;
+        let n_logits = match super::check_top_k(&saved.sampling, self.head, self.n_vocab) {
+            Ok(()) => self.head.candidates(self.n_vocab),
+            Err(_) => self.n_vocab, // more candidates than there is room for
+        };
+        self.sampler.set(saved.sampling, saved.seed, n_logits, context)?;
         if let Err(error) = self.restore_body(saved, read) {
             // It held these before, so there is room for them.
             let _ = self.restart(had.0, had.1);

@@ -6,6 +6,7 @@ use crate::ops::{self, Matrix, Quantised};
 use crate::quant::dot_f32;
 use crate::source::Source;
 
+use super::config::Config;
 use super::error::Error;
 use super::kv::Kv;
 use super::state::State;
@@ -140,15 +141,83 @@ pub fn logits<S: Source>(
     last: Range<usize>,
     sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
+    // The next pass starts with a token that is not known yet, then with the first layer.
+    let next = weights.layer(0).attn_norm.weight;
+    head(src, weights, state, last, &weights.output(), Some(&next), sink)
+}
+
+/// As [`logits`], with the token embedding as the head: in an untied file a draft of the logits, of which [`rescore`]
+/// computes the promising ones.
+///
+/// # Errors
+/// The source failed.
+///
+/// # Panics
+/// The range ends past the batch.
+pub fn draft_logits<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
+    sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
+    // Which rows come next depends on all of these.
+    head(src, weights, state, last, &weights.token_embd(), None, sink)
+}
+
+/// Computes some tokens' logits for the positions of the last [`draft_logits`], bit for bit those of [`logits`].
+///
+/// Reads the head's rows of `tokens`, one by one in their order, and nothing else; they come as
+/// `sink(i, token, logit)`, for each position `i`.
+///
+/// # Errors
+/// A token outside the vocabulary → [`Error::Token`]; the source failed.
+///
+/// # Panics
+/// There are more positions than fit a batch.
+pub fn rescore<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    positions: usize,
+    tokens: impl Iterator<Item = u32>,
+    mut sink: impl FnMut(usize, u32, f32),
+) -> Result<(), Error> {
+    let Config { n_embd, n_vocab, .. } = state.config;
+    let head = weights.output();
+    let row = |id: u32| Matrix { at: head.at + u64::from(id) * head.row_bytes() as u64, rows: 1, ..head };
+    let next = weights.layer(0).attn_norm.weight;
+    let h = &state.h[..positions * n_embd];
+    let mut tokens = tokens.peekable();
+    while let Some(id) = tokens.next() {
+        if id as usize >= n_vocab {
+            return Err(Error::Token { id, n_vocab });
+        }
+        let next = tokens.peek().filter(|&&id| (id as usize) < n_vocab).map_or(next, |&id| row(id));
+        ops::multiply(src, &row(id), Some(&next), h, &mut state.quantised, |i, _, logits| {
+            logits.iter().for_each(|&logit| sink(i, id, logit));
+        })?;
+    }
+    Ok(())
+}
+
+/// Normalises the residual stream of some positions, and multiplies it with a head; `next` is the tensor that is read
+/// after it, if that is known.
+fn head<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
+    head: &Matrix,
+    next: Option<&Matrix>,
+    sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
     let n_embd = state.config.n_embd;
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
-    let head = weights.output();
-    norm(src, &weights.output_norm(), &head, state.config.epsilon, h)?;
-    // The next pass starts with a token that is not known yet, then with the first layer.
-    let next = weights.layer(0).attn_norm.weight;
-    Ok(ops::multiply(src, &head, Some(&next), h, &mut state.quantised, sink)?)
+    norm(src, &weights.output_norm(), head, state.config.epsilon, h)?;
+    Ok(ops::multiply(src, head, next, h, &mut state.quantised, sink)?)
 }
 
 /// LayerNorm of each row of `x`; `next` is the tensor that is read after it.

@@ -561,6 +561,7 @@ impl Args {
             },
             seed: self.seed,
             lookup: self.lookup.into(),
+            ..Options::default()
         })
     }
 }
