@@ -14,7 +14,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Fingerprint, Options, Overflow, Plan, Saved, Session, StopReason};
-use gptrickle_core::gpt2;
+use gptrickle_core::gpt2::{self, Head};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::{Counting, Resident};
 use gptrickle_core::tokenizer::{Control, Flow, MAX_STOP, TextStream, Token};
@@ -73,6 +73,12 @@ pub(super) struct Args {
     /// where storage is slower than arithmetic; 0 is off
     #[arg(long, value_name = "N", default_value_t = 0)]
     lookup: u8,
+
+    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
+    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
+    /// if left out
+    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = model::head)]
+    head: Head,
 
     /// Divides the logits: below 1 is bolder in what is likely, above 1 in what is not; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = Params::default().temperature, allow_negative_numbers = true)]
@@ -543,7 +549,7 @@ impl Args {
     fn options(&self, opened: &Opened, saved: Option<&Saved>) -> anyhow::Result<Options> {
         if let Some(saved) = saved {
             let batch = self.memory.batch().min(saved.options(1).state.context);
-            return Ok(Options { lookup: self.lookup.into(), ..saved.options(batch) });
+            return Ok(Options { lookup: self.lookup.into(), head: self.head, ..saved.options(batch) });
         }
         Ok(Options {
             state: gpt2::Options {
@@ -561,7 +567,7 @@ impl Args {
             },
             seed: self.seed,
             lookup: self.lookup.into(),
-            ..Options::default()
+            head: self.head,
         })
     }
 }

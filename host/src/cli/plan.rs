@@ -5,15 +5,15 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::builder::PossibleValuesParser;
 use gptrickle_core::generate::{Options, Plan};
-use gptrickle_core::gpt2;
+use gptrickle_core::gpt2::{self, Head};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Source;
 use serde::Serialize;
 
-use super::model::{MemoryArgs, ModelArgs, buffer_bytes, ram_bytes};
+use super::model::{MemoryArgs, ModelArgs, buffer_bytes, head, head_name, ram_bytes};
 use crate::board::{BOARDS, Board};
 use crate::source::throttled::bandwidth;
 
@@ -42,6 +42,12 @@ pub(super) struct Args {
     /// Most tokens that each of several texts makes: each but the first takes as many positions beside the context
     #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
     max_new_tokens: usize,
+
+    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
+    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
+    /// if left out
+    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = head)]
+    head: Head,
 
     /// Size of each source buffer, 0 where the model is mapped; the board's, or 64KiB
     #[arg(long, value_name = "BYTES", value_parser = plan_buffer)]
@@ -97,6 +103,7 @@ struct Report {
     total_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<Limit>,
+    head: String,
     bytes_per_token: u64,
     block_bytes: u64,
     head_bytes: u64,
@@ -114,7 +121,7 @@ struct Sequences {
     count: usize,
     /// Positions in the KV cache: a whole context, and those that texts beside the first one have of their own.
     kv_positions: usize,
-    /// What a pass reads that makes a token of each.
+    /// What a pass reads at most that makes a token of each.
     bytes_per_pass: u64,
 }
 
@@ -175,7 +182,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let count = usize::from(args.num_return_sequences);
     let mut state = args.memory.options(config)?;
     (state.sequences, state.own) = (count, args.max_new_tokens);
-    let options = |state| Options { state, sampling: Params::default(), seed: 0, ..Options::default() };
+    let header = &model.header;
+    let head_bytes = header.head_reads(args.head).with_context(|| opened.name.clone())?;
+    let options = |state| Options { state, sampling: Params::default(), head: args.head, ..Options::default() };
     let fit = |state| ram.map(|ram| Plan::largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
     let mut largest = fit(state);
     if !args.memory.asks_for_context() {
@@ -199,10 +208,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         bail!("--prompt-tokens {tokens} cannot be had: the context has 1 to {} positions", state.context);
     }
     let batch = state.batch.max(count); // a pass has room for a token of each text
-    let bytes = model.header.bytes_per_prompt(tokens, batch);
+    let saved = header.head_bytes - head_bytes;
+    let bytes = header.bytes_per_prompt(tokens, batch) - saved;
     let prompt = Prompt { tokens, block_passes: tokens.div_ceil(batch), head_passes: 1, bytes };
-    let bytes_per_token = model.header.bytes_per_token();
-    let bytes_per_pass = bytes_per_token + (count as u64 - 1) * model.header.embedding_bytes;
+    let bytes_per_token = header.bytes_per_token() - saved;
+    // Each text has candidates of its own.
+    let rows = if args.head == Head::Exact { 0 } else { head_bytes - header.token_embd_bytes };
+    let bytes_per_pass = bytes_per_token + (count as u64 - 1) * (header.embedding_bytes + rows);
     let rate = args.bandwidth.or(board.and_then(|board| board.bandwidth));
     let storage = rate.map(|bytes_per_s| Storage {
         bytes_per_s,
@@ -223,10 +235,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         buffer_bytes: buffer,
         total_bytes,
         limit,
+        head: head_name(args.head),
         bytes_per_token,
-        block_bytes: model.header.block_bytes,
-        head_bytes: model.header.head_bytes,
-        embedding_bytes: model.header.embedding_bytes,
+        block_bytes: header.block_bytes,
+        head_bytes,
+        embedding_bytes: header.embedding_bytes,
         prompt,
         storage,
         board: board.map(|board| board.storage),
@@ -312,8 +325,12 @@ impl fmt::Display for Report {
         writeln!(f, "\nRead in bytes")?;
         writeln!(
             f,
-            "  {:>12}  a token: {} blocks and last norm, {} head, {} rows of both embeddings",
-            self.bytes_per_token, self.block_bytes, self.head_bytes, self.embedding_bytes
+            "  {:>12}  a token: {} blocks and last norm, {} head{}, {} rows of both embeddings",
+            self.bytes_per_token,
+            self.block_bytes,
+            self.head_bytes,
+            if self.head == "exact" { String::new() } else { format!(" ({})", self.head) },
+            self.embedding_bytes
         )?;
         if let Some(Sequences { count, bytes_per_pass, .. }) = self.sequences {
             writeln!(f, "  {bytes_per_pass:>12}  a token of each of {count} texts")?;
