@@ -32,8 +32,8 @@ const QKV: &str = "blk.0.attn_qkv.weight";
 const PROMPT: &[u8] = b"in the win";
 
 fn options(context: usize) -> Options {
-    let state = gpt2::Options { context, batch: 4, kv: KvFormat::F32 };
-    Options { state, sampling: Params::greedy(), seed: 1, lookup: 0 }
+    let state = gpt2::Options { context, batch: 4, kv: KvFormat::F32, ..Default::default() };
+    Options { state, sampling: Params::greedy(), seed: 1, ..Options::default() }
 }
 
 /// Memory for `plan` bytes. However a file is damaged, its plan stays in proportion to the bytes it has.

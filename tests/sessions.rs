@@ -22,7 +22,12 @@ fn file(name: &str) -> Vec<u8> {
 
 fn drawn(context: usize, kv: KvFormat) -> Options {
     let sampling = Params { temperature: 1.0, repetition_penalty: 1.2, ..Params::default() };
-    Options { state: gpt2::Options { context, batch: 4, kv }, sampling, seed: 8, lookup: 0 }
+    Options {
+        state: gpt2::Options { context, batch: 4, kv, ..Default::default() },
+        sampling,
+        seed: 8,
+        ..Options::default()
+    }
 }
 
 /// Memory for a session, as it is after a reset.
@@ -302,7 +307,8 @@ fn a_session_of_something_else_is_refused() {
         assert_eq!((tokens(&session), session.draws()), (had, draws), "as it was");
         session.next(&mut &file[..]).unwrap().expect("and goes on");
     };
-    let state_of = |context, kv| Options { state: gpt2::Options { context, batch: 4, kv }, ..options };
+    let state_of =
+        |context, kv| Options { state: gpt2::Options { context, batch: 4, kv, ..Default::default() }, ..options };
     text(&state_of(9, KvFormat::F16), RestoreError::Context { saved: 8, here: 9 });
     text(&state_of(8, KvFormat::F32), RestoreError::Kv { saved: KvFormat::F16, here: KvFormat::F32 });
     let less = Options { sampling: Params { top_k: 3, ..options.sampling }, ..options };
@@ -352,8 +358,8 @@ fn crc64(bytes: &[u8]) -> u64 {
 
 /// What a text of the demo model is, and the passes it took after the prompt.
 fn demo(prompt: &[u8], sampling: Params, lookup: usize) -> (Vec<Token>, String, u64) {
-    let state = gpt2::Options { context: 256, batch: 8, kv: KvFormat::F32 };
-    let options = Options { state, sampling, seed: 42, lookup };
+    let state = gpt2::Options { context: 256, batch: 8, kv: KvFormat::F32, ..Default::default() };
+    let options = Options { state, sampling, seed: 42, lookup, ..Options::default() };
     let mut memory = memory(DEMO, &options);
     let mut session = session(DEMO, &options, &mut memory);
     session.push_text(&mut &DEMO[..], prompt, Control::Ignore).unwrap();
@@ -448,7 +454,7 @@ proptest! {
     ) {
         let name = if tiny { "tiny512-untied/tiny512-untied-Q2_K.gguf" } else { "micro/micro-Q4_0.gguf" };
         let sampling = Params { temperature, top_k, repetition_penalty: penalty, ..Params::default() };
-        let state = gpt2::Options { context, batch, kv };
-        beside(name, Options { state, sampling, seed, lookup: 0 }, lookup, keep, &steps);
+        let state = gpt2::Options { context, batch, kv, ..Default::default() };
+        beside(name, Options { state, sampling, seed, ..Options::default() }, lookup, keep, &steps);
     }
 }

@@ -101,8 +101,8 @@ fn reads_of(file: &Arc<[u8]>, buffer: usize, ahead: bool, n: usize) -> (Vec<(u64
     let reads = if ahead { Reads::ahead(device.clone(), buffer) } else { Ok(Reads::plain(device.clone(), buffer)) };
     let mut src = reads.unwrap();
     let model = Model::open(&mut src).unwrap();
-    let state = gpt2::Options { context: 16, batch: 1, kv: KvFormat::F32 };
-    let options = Options { state, sampling: Params::greedy(), seed: 1, lookup: 0 };
+    let state = gpt2::Options { context: 16, batch: 1, kv: KvFormat::F32, ..gpt2::Options::default() };
+    let options = Options { state, sampling: Params::greedy(), seed: 1, ..Options::default() };
     let mut memory = vec![0; Plan::new(&model, &options).total() + ALIGN];
     let mut session = Session::new(&model, &options, &mut src, &mut Arena::new(&mut memory)).unwrap();
     session.push(&[Token(1)]).unwrap();

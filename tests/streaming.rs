@@ -19,10 +19,10 @@ const KV: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
 
 fn options(context: usize, batch: usize) -> Options {
     Options {
-        state: gpt2::Options { context, batch, kv: KvFormat::F32 },
+        state: gpt2::Options { context, batch, kv: KvFormat::F32, ..Default::default() },
         sampling: Params::greedy(),
         seed: 1,
-        lookup: 0,
+        ..Options::default()
     }
 }
 
@@ -301,9 +301,9 @@ fn aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 fn any_options(n_ctx: usize) -> impl Strategy<Value = Options> {
     let state = (1..=n_ctx, 0..70usize, prop::sample::select(&KV[..]));
     let sampling = (prop::sample::select(&[0.0f32, 0.7][..]), 0..600usize, any::<bool>(), 0..200usize);
-    (state, sampling, 0..40usize).prop_map(
-        |((context, batch, kv), (temperature, top_k, penalty, repetition_window), lookup)| Options {
-            state: gpt2::Options { context, batch, kv },
+    (state, sampling, 0..40usize, (0..6usize, 0..50usize)).prop_map(
+        |((context, batch, kv), (temperature, top_k, penalty, repetition_window), lookup, (sequences, own))| Options {
+            state: gpt2::Options { context, batch, kv, sequences, own },
             sampling: Params {
                 temperature,
                 top_k,
@@ -313,6 +313,7 @@ fn any_options(n_ctx: usize) -> impl Strategy<Value = Options> {
             },
             seed: 1,
             lookup,
+            ..Options::default()
         },
     )
 }

@@ -84,8 +84,8 @@ fn every_type_runs() {
             let mut src = &file[..];
             let model = generate::Model::open(&mut src).unwrap();
             assert_eq!(model.header.tied, tied);
-            let state = gpt2::Options { context: 16, batch: 4, kv: KvFormat::F32 };
-            let options = Options { state, sampling: Params::default(), seed: 1, lookup: 0 };
+            let state = gpt2::Options { context: 16, batch: 4, kv: KvFormat::F32, ..Default::default() };
+            let options = Options { state, sampling: Params::default(), seed: 1, ..Options::default() };
             let mut memory = vec![0; Plan::new(&model, &options).total() + ALIGN];
             let mut session = Session::new(&model, &options, &mut src, &mut Arena::new(&mut memory)).unwrap();
             session.push_text(&mut src, b"the tea", Control::Ignore).unwrap();

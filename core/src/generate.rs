@@ -1,21 +1,25 @@
 //! Prompt in, text out: the only module that sees all the others.
 //!
 //! [`Model::open`] checks the whole header, [`Plan`] tells how much memory a [`Session`] takes, and the session turns a
-//! prompt into tokens, one [`Session::next`] at a time. [`Session::save`] and [`Session::restore`] carry it over a reset.
+//! prompt into tokens, one [`Session::next`] at a time. [`Session::sequences`] makes several texts of it in the same
+//! passes. [`Session::save`] and [`Session::restore`] carry it over a reset.
 
 mod lookup;
 mod saved;
+mod sequences;
 
 use core::fmt;
 use core::ops::Range;
 
 pub use saved::{Fingerprint, RestoreError, SAVED_VERSION, Saved};
+use sequences::Branches;
+pub use sequences::Sequences;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
-use crate::gpt2::{self, Header, State, Weights};
+use crate::gpt2::{self, Head, Header, State, Weights};
 use crate::ops::Engine;
-use crate::sampler::{self, Params, Sampler};
+use crate::sampler::{self, Params, Sampler, Shortlist};
 use crate::source::{self, Resident, Source};
 use crate::tokenizer::{self, Control, Token, Tokenizer, Vocabulary, VocabularyBuilder};
 
@@ -53,10 +57,10 @@ impl Model {
     }
 }
 
-/// What the caller chooses.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What the caller chooses; all but the context has a default.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Options {
-    /// Context, batch and KV format.
+    /// Context, batch, KV format, and how many sequences go on from one prompt.
     pub state: gpt2::Options,
     /// How tokens are chosen.
     pub sampling: Params,
@@ -68,18 +72,42 @@ pub struct Options {
     /// costs a position's memory and arithmetic in the pass, right or wrong, and candidates of its own in the sampler:
     /// it pays where storage is slower than arithmetic.
     pub lookup: usize,
+    /// Which rows of the head are read for a choice.
+    ///
+    /// With two stages, `top_k` may be no more than the candidates, and 0 means all of them.
+    pub head: Head,
 }
 
 impl Options {
-    /// Choices that one pass may serve: the next token, and one after each guess.
+    /// Checks the controls, and that `top_k` tokens are left to choose from.
+    fn check(&self, n_vocab: usize) -> Result<(), Error> {
+        self.sampling.check()?;
+        check_top_k(&self.sampling, self.head, n_vocab)
+    }
+
+    /// Candidates of the first stage of two, for each choice.
+    fn shortlist(&self, n_vocab: usize) -> Option<usize> {
+        (self.head != Head::Exact).then(|| self.head.candidates(n_vocab))
+    }
+
+    /// Choices that one pass may serve: the next token, and one after each guess, or that of each sequence.
     fn choices(&self) -> usize {
-        1 + self.lookup.min(self.state.context.saturating_sub(1))
+        (1 + self.lookup.min(self.state.context.saturating_sub(1))).max(self.state.sequences)
     }
 
     /// Those of the model: all choices fit a batch.
     fn of_model(&self) -> gpt2::Options {
         gpt2::Options { batch: self.state.batch.max(self.choices()), ..self.state }
     }
+}
+
+/// Two stages leave some candidates: so many of them can be chosen from, and no more.
+fn check_top_k(sampling: &Params, head: Head, n_vocab: usize) -> Result<(), Error> {
+    let (top_k, candidates) = (sampling.top_k.min(n_vocab), head.candidates(n_vocab));
+    if sampling.temperature > 0.0 && top_k > candidates {
+        return Err(Error::TopK { top_k, candidates });
+    }
+    Ok(())
 }
 
 /// Arena bytes by region: plain arithmetic, known before the first weight is read.
@@ -89,9 +117,9 @@ pub struct Plan {
     pub model: gpt2::Plan,
     /// The tokenizer's index.
     pub tokenizer: usize,
-    /// Candidates, recent tokens and a hash, for each choice that a pass may serve.
+    /// Candidates, recent tokens and a hash, for each choice that a pass may serve; what is known of each sequence.
     pub sampler: usize,
-    /// The text so far, as tokens.
+    /// The text so far, as tokens, and those that further sequences have of their own.
     pub tokens: usize,
 }
 
@@ -104,9 +132,15 @@ impl Plan {
             tokenizer: Tokenizer::bytes(&model.vocabulary),
             sampler: options
                 .sampling
-                .bytes(config.n_vocab, context, options.choices())
-                .saturating_add(bytes_of::<u64>(options.choices())),
-            tokens: bytes_of::<u32>(context),
+                .bytes(options.head.candidates(config.n_vocab), context, options.choices())
+                .saturating_add(
+                    options
+                        .shortlist(config.n_vocab)
+                        .map_or(0, |candidates| Shortlist::bytes(candidates, options.choices())),
+                )
+                .saturating_add(bytes_of::<u64>(options.choices()))
+                .saturating_add(Branches::bytes(&options.state)),
+            tokens: bytes_of::<u32>(context).saturating_add(bytes_of::<u32>(options.state.own_rows())),
         }
     }
 
@@ -147,6 +181,14 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    const ALL: [StopReason; 5] = [
+        StopReason::EndOfText,
+        StopReason::MaxTokens,
+        StopReason::Context,
+        StopReason::StopString,
+        StopReason::Interrupted,
+    ];
+
     /// A short name for people and scripts.
     pub fn name(self) -> &'static str {
         match self {
@@ -207,8 +249,13 @@ pub struct Session<'a> {
     state: State<'a>,
     tokenizer: Tokenizer<'a>,
     sampler: Sampler<'a>,
+    head: Head,
+    /// The first of two stages.
+    shortlist: Option<Shortlist<'a>>,
     tokens: &'a mut [u32], // the text so far (context)
     n_tokens: usize,
+    /// Of several sequences, what those beside the first one have made, and which go on.
+    branches: Branches<'a>,
     /// A hash over the logits of each choice (choices).
     hashes: &'a mut [u64],
     n_vocab: usize,
@@ -234,11 +281,12 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The arena is too small → [`Error::Arena`], with what the whole plan needs; a control or the context is out of
-    /// range → [`Error::Sampler`], [`Error::Model`]; the source cannot lend a whole row of every tensor →
-    /// [`Error::Source`].
+    /// range → [`Error::Sampler`], [`Error::Model`]; the file has no second head, or two stages leave too few candidates →
+    /// [`Error::Model`], [`Error::TopK`]; the source cannot lend a whole row of every tensor → [`Error::Source`].
     pub fn new<S: Source>(model: &Model, options: &Options, src: &mut S, arena: &mut Arena<'a>) -> Result<Self, Error> {
-        options.sampling.check()?;
         let config = &model.header.config;
+        options.check(config.n_vocab)?;
+        model.header.head_reads(options.head)?;
         let (needed, have) = (Plan::new(model, options).total(), arena.len() - arena.used());
         let context = options.state.context;
         if context == 0 || context > config.n_ctx {
@@ -253,16 +301,27 @@ impl<'a> Session<'a> {
             return Err(source::Error { offset: model.file.data_at, len, cause }.into());
         }
         Ok(Session {
-            weights: Weights::load(&model.header, &model.file, src, arena)?,
+            weights: {
+                let mut weights = Weights::load(&model.header, &model.file, src, arena)?;
+                weights.set_head(options.head);
+                weights
+            },
             state: State::new(config, &options.of_model(), arena)?,
             tokenizer: Tokenizer::load(&model.vocabulary, src, arena)?,
             sampler: {
                 let Options { sampling, seed, .. } = *options;
-                Sampler::new(sampling, seed, config.n_vocab, context, options.choices(), arena)?
+                let n_logits = options.head.candidates(config.n_vocab);
+                Sampler::new(sampling, seed, n_logits, context, options.choices(), arena)?
+            },
+            head: options.head,
+            shortlist: match options.shortlist(config.n_vocab) {
+                Some(candidates) => Some(Shortlist::new(candidates, options.choices(), arena)?),
+                None => None,
             },
             hashes: arena.take(options.choices())?,
             tokens: arena.take(context)?,
             n_tokens: 0,
+            branches: Branches::new(&options.state, arena)?,
             n_vocab: config.n_vocab,
             last: 0,
             ready: 0..0,
@@ -278,11 +337,12 @@ impl<'a> Session<'a> {
     /// Forgets the text and starts another one, with these controls.
     ///
     /// # Errors
-    /// A control is out of range → [`Error::Sampler`]; the controls need more memory than was planned →
+    /// A control is out of range → [`Error::Sampler`], [`Error::TopK`]; the controls need more memory than was planned →
     /// [`Error::Arena`]. Either way the old text and controls stay.
     pub fn restart(&mut self, sampling: Params, seed: u64) -> Result<(), Error> {
         sampling.check()?;
-        self.sampler.set(sampling, seed, self.n_vocab, self.tokens.len())?;
+        check_top_k(&sampling, self.head, self.n_vocab)?;
+        self.sampler.set(sampling, seed, self.head.candidates(self.n_vocab), self.tokens.len())?;
         self.state.truncate(0);
         self.ready = 0..0;
         (self.n_tokens, self.left, self.stop) = (0, usize::MAX, None);
@@ -434,18 +494,54 @@ impl<'a> Session<'a> {
         // As many as had room in the batch, or were run before the head failed.
         let ahead = self.state.len() - self.n_tokens;
         self.sampler.begin(&self.tokens[..self.n_tokens + ahead], self.n_tokens);
-        self.hashes[..=ahead].fill(LogitsHash::default().0);
-        let (sampler, hashes, hashed) = (&mut self.sampler, &mut self.hashes, self.hash.is_some());
-        let positions = self.last..self.last + 1 + ahead;
-        gpt2::logits(src, &self.weights, &mut self.state, positions, |choice, first, logits| {
-            sampler.push(choice, first as u32, logits);
+        self.score(src, self.last..self.last + 1 + ahead)?;
+        self.ready = 0..1 + ahead;
+        Ok(())
+    }
+
+    /// Hands the logits of some positions of the last pass to the sampler, each to a choice of its own, from one reading
+    /// of the head, or of the draft and the rows it leaves.
+    fn score<S: Source>(&mut self, src: &mut S, positions: Range<usize>) -> Result<(), Error> {
+        self.hashes[..positions.len()].fill(LogitsHash::default().0);
+        let Session { weights, state, sampler, shortlist, hashes, .. } = self;
+        let hashed = self.hash.is_some();
+        let mut take = |sampler: &mut Sampler, choice: usize, n: usize, first: u32, logits: &[f32]| {
+            sampler.push_after(n, choice, first, logits);
             if hashed {
                 let mut hash = LogitsHash(hashes[choice]);
                 logits.iter().for_each(|logit| hash.update(u64::from(logit.to_bits())));
                 hashes[choice] = hash.0;
             }
+        };
+        let Some(shortlist) = shortlist else {
+            return Ok(gpt2::logits(src, weights, state, positions, |choice, first, logits| {
+                take(sampler, choice, first, first as u32, logits);
+            })?);
+        };
+        let choices = positions.len();
+        shortlist.begin();
+        gpt2::draft_logits(src, weights, state, positions, |choice, first, logits| {
+            shortlist.push(first, choice, first as u32, logits, |_, logit| logit);
         })?;
-        self.ready = 0..1 + ahead;
+        if let Some((choice, token)) = shortlist.not_finite() {
+            sampler.refuse(choice, token);
+        }
+        shortlist.sort(choices);
+        gpt2::rescore(src, weights, state, choices, shortlist.ids(choices), |choice, id, logit| {
+            if let Some(n) = shortlist.rank(choice, id) {
+                take(sampler, choice, n, id, &[logit]);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Begins an empty text with the token that begins every text.
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.n_tokens == 0 {
+            let vocabulary = self.tokenizer.vocabulary();
+            let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
+            self.push(&[start])?;
+        }
         Ok(())
     }
 
@@ -458,19 +554,15 @@ impl<'a> Session<'a> {
     /// Makes the next token and adds it to the text; `None` when the text has ended, for the reason that
     /// [`stop_reason`](Session::stop_reason) tells.
     ///
-    /// Runs what is left of the prompt first, and after a slide ([`Overflow`]) what stays of the text. An empty text starts from the token that begins every text. A token
-    /// costs one pass of all weights, which [`Header::bytes_per_token`] tells, or none if it was guessed
+    /// Runs what is left of the prompt first, and after a slide ([`Overflow`]) what stays of the text. An empty text
+    /// starts from the token that begins every text. A token costs one pass of all weights, which [`Header::bytes_per_token`] tells, or none if it was guessed
     /// ([`Options::lookup`]).
     ///
     /// # Errors
     /// The source failed → [`Error::Source`]; a logit is not finite → [`Error::Sampler`]; the text is empty and the
     /// vocabulary has no token to start from → [`Error::EmptyPrompt`].
     pub fn next<S: Source>(&mut self, src: &mut S) -> Result<Option<Token>, Error> {
-        if self.n_tokens == 0 {
-            let vocabulary = self.tokenizer.vocabulary();
-            let start = vocabulary.bos().or(vocabulary.eos()).ok_or(Error::EmptyPrompt)?;
-            self.push(&[start])?;
-        }
+        self.begin()?;
         let full = self.n_tokens == self.tokens.len();
         if self.left == 0 {
             self.stop.get_or_insert(StopReason::MaxTokens);
@@ -574,6 +666,13 @@ pub enum Error {
         /// Rows of the token embedding.
         rows: usize,
     },
+    /// More tokens are to be chosen from than the head's first stage leaves.
+    TopK {
+        /// Tokens to choose from.
+        top_k: usize,
+        /// Tokens that are left.
+        candidates: usize,
+    },
     /// The prompt is empty, and the vocabulary has no token that begins a text.
     EmptyPrompt,
     /// So many tokens are to be kept that a full context has no room for new ones.
@@ -653,6 +752,11 @@ impl fmt::Display for Error {
                 "{keep} tokens are to be kept of a context of {context}, which leaves no room for new ones: keep at \
                  most {}, or use a larger context",
                 context.saturating_sub(2)
+            ),
+            Error::TopK { top_k, candidates } => write!(
+                f,
+                "top_k is {top_k}, and the first stage of the head leaves {candidates} candidates: use a top_k of at \
+                 most {candidates}, 0 for all of them, or more candidates"
             ),
             Error::EmptyPrompt => f.write_str("the prompt is empty and the vocabulary has no token to start from"),
         }

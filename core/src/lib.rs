@@ -14,9 +14,11 @@
 //! every position are kept for those that follow.
 //!
 //! At the last position the head streams its rows, one per token of the vocabulary, straight into the [`sampler`],
-//! which keeps no more logits than its controls need and draws one token. Its bytes are decoded, and it becomes the
+//! which keeps no more logits than its controls need and draws one token. Where a file has a smaller copy of the head, that
+//! may choose which rows of the head are read ([`gpt2::Head`]). Its bytes are decoded, and it becomes the
 //! next position: one more pass of the weights, for the next token. [`generate::Session`] is this loop. Where the text
-//! repeats itself, tokens can be guessed and checked together, in the same pass.
+//! repeats itself, tokens can be guessed and checked together, in the same pass; and several texts can go on from one
+//! prompt ([`generate::Session::sequences`]), a token of each from every pass.
 //!
 //! A person or a script asks for all this in lines ([`console`]), the same ones on the desk and on a board.
 //!
@@ -41,10 +43,10 @@
 //! let mut src = flash;
 //! let model = Model::open(&mut src)?;
 //! let options = Options {
-//!     state: gpt2::Options { context: 128, batch: 8, kv: KvFormat::Q8_0 },
+//!     state: gpt2::Options { context: 128, batch: 8, kv: KvFormat::Q8_0, ..Default::default() },
 //!     sampling: Params::default(),
 //!     seed: 42,
-//!     lookup: 0,
+//!     ..Options::default()
 //! };
 //! let mut session = Session::new(&model, &options, &mut src, &mut Arena::new(memory))?;
 //! session.push_text(&mut src, b"Once upon a time", Control::Ignore)?;

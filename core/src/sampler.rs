@@ -5,10 +5,15 @@
 //! token of a guess, can be kept from one reading of the head, and are then made in order. The controls have the names,
 //! the meaning and the order of Hugging Face's `GenerationConfig`: repetition penalty, temperature, top-k, top-p, min-p.
 
+mod shortlist;
+
 use core::fmt;
 
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
+
+pub use shortlist::Shortlist;
+use shortlist::{id, logit};
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::exp::exp;
@@ -135,41 +140,16 @@ pub struct Sampler<'a> {
     rng: Pcg32,
     /// Numbers drawn from `rng` since its seed.
     draws: u64,
-    /// Choices that can be made at once.
-    choices: usize,
-    /// How many candidates are kept for each choice.
-    limit: usize,
     /// How many of the last tokens the penalty looks at.
     window: usize,
-    /// Candidates: see [`candidate`]; a heap with the worst on top while logits arrive (choices, limit).
-    kept: &'a mut [u64],
+    /// What is kept for each choice.
+    best: Shortlist<'a>,
     /// The tokens that the penalty looks at, ascending, [`NO_TOKEN`] where the text is shorter (choices, window).
     recent: &'a mut [u32],
-    /// Logits each choice was given.
-    n_pushed: usize,
-    /// The first choice with a logit that is not finite, and whose logit it is.
-    not_finite: Option<(usize, Token)>,
 }
 
 /// No token has this id.
 const NO_TOKEN: u32 = u32::MAX;
-
-/// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
-fn candidate(logit: f32, id: u32) -> u64 {
-    let bits = logit.to_bits();
-    // Negative floats sort backwards as integers: flip them all; positive ones go above them.
-    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(ordered) << 32 | u64::from(!id)
-}
-
-fn id(candidate: u64) -> u32 {
-    !(candidate as u32)
-}
-
-fn logit(candidate: u64) -> f32 {
-    let ordered = (candidate >> 32) as u32;
-    f32::from_bits(if ordered >> 31 == 1 { ordered ^ 1 << 31 } else { !ordered })
-}
 
 impl<'a> Sampler<'a> {
     /// Cuts what `params` need for `choices` at once from `arena`: the bytes that [`Params::bytes`] tells.
@@ -190,13 +170,9 @@ impl<'a> Sampler<'a> {
             seed,
             rng: Pcg32::seed_from_u64(seed),
             draws: 0,
-            choices,
-            limit,
             window,
-            kept: arena.take(limit.saturating_mul(choices))?,
+            best: Shortlist::new(limit, choices, arena)?,
             recent: arena.take(window.saturating_mul(choices))?,
-            n_pushed: 0,
-            not_finite: None,
         })
     }
 
@@ -206,13 +182,14 @@ impl<'a> Sampler<'a> {
     /// They need more memory than was cut → [`TooSmall`], and the old ones stay.
     pub fn set(&mut self, params: Params, seed: u64, n_vocab: usize, context: usize) -> Result<(), TooSmall> {
         let (limit, window) = (params.kept(n_vocab), params.window(context));
-        let too_many = |n: usize, of: usize| n.saturating_mul(self.choices) > of;
-        if too_many(limit, self.kept.len()) || too_many(window, self.recent.len()) {
-            let have = bytes_of::<u64>(self.kept.len()) + bytes_of::<u32>(self.recent.len());
-            return Err(TooSmall { needed: params.bytes(n_vocab, context, self.choices), have });
+        let choices = self.best.choices();
+        if !self.best.has_room(limit) || window.saturating_mul(choices) > self.recent.len() {
+            let have = self.best.bytes_cut() + bytes_of::<u32>(self.recent.len());
+            return Err(TooSmall { needed: params.bytes(n_vocab, context, choices), have });
         }
-        (self.params, self.limit, self.window) = (params, limit, window);
-        (self.seed, self.rng, self.draws) = (seed, Pcg32::seed_from_u64(seed), 0);
+        self.best.set_limit(limit);
+        (self.params, self.window) = (params, window);
+        self.seek(seed, 0);
         Ok(())
     }
 
@@ -231,6 +208,12 @@ impl<'a> Sampler<'a> {
         self.draws
     }
 
+    /// Puts the generator where it is after so many draws from a seed, in a time that hardly depends on how many.
+    pub fn seek(&mut self, seed: u64, draws: u64) {
+        (self.seed, self.rng, self.draws) = (seed, Pcg32::seed_from_u64(seed), 0);
+        self.skip_draws(draws);
+    }
+
     /// Skips `n` random numbers, in a time that hardly depends on `n`.
     pub fn skip_draws(&mut self, n: u64) {
         self.rng.advance(n);
@@ -244,47 +227,48 @@ impl<'a> Sampler<'a> {
     /// # Panics
     /// There are more than were planned, or `n` is beyond the text.
     pub fn begin(&mut self, history: &[u32], n: usize) {
-        (self.n_pushed, self.not_finite) = (0, None);
         for (choice, end) in (n..=history.len()).enumerate() {
-            let recent = &mut self.recent[choice * self.window..][..self.window];
-            let (used, rest) = recent.split_at_mut(self.window.min(end));
-            used.copy_from_slice(&history[end - used.len()..end]);
-            used.sort_unstable();
-            rest.fill(NO_TOKEN);
+            self.begin_choice(choice, history[..end].iter().copied());
         }
+    }
+
+    /// Starts one choice, after a text of its own; choice 0 first.
+    ///
+    /// # Panics
+    /// `choice` is not among those that were planned.
+    pub fn begin_choice(&mut self, choice: usize, history: impl DoubleEndedIterator<Item = u32>) {
+        if choice == 0 {
+            self.best.begin();
+        }
+        let recent = &mut self.recent[choice * self.window..][..self.window];
+        recent.fill(NO_TOKEN);
+        recent.iter_mut().zip(history.rev()).for_each(|(recent, token)| *recent = token);
+        recent.sort_unstable();
     }
 
     /// Takes a choice's logits of the tokens from id `first` on: from 0 to the last, in pieces that join.
     pub fn push(&mut self, choice: usize, first: u32, logits: &[f32]) {
-        let limit = self.limit;
-        let kept = &mut self.kept[choice * limit..][..limit];
+        self.push_after(first as usize, choice, first, logits);
+    }
+
+    /// Takes a choice's logits of the tokens from id `first` on, of which it has `n` of lower ids already: those that
+    /// are left out cannot be chosen.
+    pub fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
         let recent = &self.recent[choice * self.window..][..self.window];
         let mut recent = &recent[recent.partition_point(|&recent| recent < first)..];
-        let mut n_kept = limit.min(first as usize);
-        self.n_pushed = first as usize + logits.len();
-        for (id, &logit) in (first..).zip(logits) {
-            if !logit.is_finite() && self.not_finite.is_none_or(|(earlier, _)| choice < earlier) {
-                self.not_finite = Some((choice, Token(id)));
-            }
+        let params = &self.params;
+        self.best.push(n, choice, first, logits, |id, logit| {
             let is_recent = recent.first() == Some(&id);
             while recent.first() == Some(&id) {
                 recent = &recent[1..];
             }
-            let candidate = candidate(if is_recent { self.params.penalised(logit) } else { logit }, id);
-            if n_kept < limit {
-                kept[n_kept] = candidate;
-                n_kept += 1;
-                if n_kept == limit {
-                    // The worst on top, so that one comparison turns most later logits away.
-                    for i in (0..limit / 2).rev() {
-                        sift_down(kept, i);
-                    }
-                }
-            } else if candidate > kept[0] {
-                kept[0] = candidate;
-                sift_down(kept, 0);
-            }
-        }
+            if is_recent { params.penalised(logit) } else { logit }
+        });
+    }
+
+    /// Makes a choice one of [`Error::NotFinite`], for a logit that was seen elsewhere.
+    pub fn refuse(&mut self, choice: usize, token: Token) {
+        self.best.refuse(choice, token);
     }
 
     /// Chooses a token from the logits that a choice was given since [`begin`](Sampler::begin).
@@ -294,11 +278,12 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// One of them is NaN or infinite, or there were none → [`Error::NotFinite`].
     pub fn pick(&mut self, choice: usize) -> Result<Token, Error> {
-        if let Some((_, token)) = self.not_finite.filter(|&(bad, _)| bad == choice) {
+        if let Some((_, token)) = self.best.not_finite().filter(|&(bad, _)| bad == choice) {
             return Err(Error::NotFinite { token });
         }
-        let kept = &mut self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)];
+        let kept = self.best.kept(choice);
         kept.sort_unstable_by(|a, b| b.cmp(a));
+        let kept = &*kept;
         let Some(&best) = kept.first() else { return Err(Error::NotFinite { token: Token(0) }) };
         let Params { temperature, top_p, min_p, .. } = self.params;
         if temperature == 0.0 {
@@ -334,24 +319,6 @@ impl<'a> Sampler<'a> {
             }
         }
         Ok(Token(id(kept[kept.len() - 1])))
-    }
-}
-
-/// Restores a heap with the smallest on top, whose element `i` may be larger than its children.
-fn sift_down(heap: &mut [u64], mut i: usize) {
-    loop {
-        let mut child = 2 * i + 1;
-        if child >= heap.len() {
-            return;
-        }
-        if child + 1 < heap.len() && heap[child + 1] < heap[child] {
-            child += 1;
-        }
-        if heap[i] <= heap[child] {
-            return;
-        }
-        heap.swap(i, child);
-        i = child;
     }
 }
 

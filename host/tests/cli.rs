@@ -163,6 +163,7 @@ fn help_and_version_are_results() {
         &["logits", "-h"],
         &["inspect", "-h"],
         &["plan", "-h"],
+        &["head-agreement", "-h"],
     ] {
         assert!(run(args).ok().contains("Examples:\n  gptrickle "));
     }
@@ -322,6 +323,111 @@ fn guesses_save_passes_and_change_nothing() {
         assert!(ends[1]["arena_bytes"].as_u64() >= ends[0]["arena_bytes"].as_u64());
     }
     assert!(guessed < plain, "{guessed} passes, without guesses {plain}");
+}
+
+/// The text, in plain and token by token, and the last line's figures of one of several.
+#[test]
+fn several_texts_are_those_of_their_seeds() {
+    let args = ["generate", "Once upon a time", "-n", "40", "--temperature", "1.3", "--stop", " She"];
+    let several = [&args[..], &["--num-return-sequences", "4", "--seed", "9"]].concat();
+    let plain = run(&several).ok();
+    let mut lines = run(&[&several[..], &["--json", "--logits-hash"]].concat()).lines();
+    let summary = lines.pop().unwrap();
+    let (mut expected, mut new_tokens, mut longest) = (String::new(), 0, 0);
+    for i in 0..4u64 {
+        let seed = (9 + i).to_string();
+        let mut alone = run(&[&args[..], &["--json", "--logits-hash", "--seed", &seed]].concat()).lines();
+        let end = alone.pop().unwrap();
+        expected += &format!("--- {} of 4, seed {seed} ---\n", i + 1);
+        expected += &run(&[&args[..], &["--seed", &seed]].concat()).ok();
+        let ours = lines.iter().filter(|line| line["sequence"] == i);
+        let ours: Vec<_> = ours.map(|line| (&line["token"], &line["text"])).collect();
+        assert_eq!(ours, alone.iter().map(|line| (&line["token"], &line["text"])).collect::<Vec<_>>());
+        let text = &summary["sequences"][i as usize];
+        assert_eq!((&text["sequence"], &text["seed"]), (&i.into(), &(9 + i).into()));
+        for key in ["stop", "new_tokens", "logits_hash"] {
+            assert_eq!(text[key], end[key], "{key} of {i}");
+        }
+        new_tokens += end["new_tokens"].as_u64().unwrap();
+        longest = longest.max(end["passes"].as_u64().unwrap());
+    }
+    assert_eq!(plain, expected);
+    assert_eq!((&summary["new_tokens"], &summary["passes"]), (&new_tokens.into(), &longest.into()));
+    assert!(summary.get("stop").is_none() && summary.get("logits_hash").is_none());
+
+    // As planned.
+    let memory = ["--num-return-sequences", "3", "-n", "7", "--context", "60", "--kv", "q8_0", "--batch", "1"];
+    let last = run(&[&["generate", "Once", "--json"], &memory[..]].concat()).lines().pop().unwrap();
+    let plan = run(&[&["plan", "--json"], &memory[..]].concat()).json();
+    assert_eq!((&plan["arena_bytes"], &plan["batch"]), (&last["arena_bytes"], &3.into()));
+    assert_eq!(plan["sequences"]["kv_positions"], 60 + 2 * 7);
+    let per_pass = plan["sequences"]["bytes_per_pass"].as_u64().unwrap();
+    let row = 210; // the token's, which may be in the part of the head that was read last
+    let read = last["bytes_per_token"].as_u64().unwrap() * 3;
+    assert!((per_pass - row - 3..=per_pass).contains(&read), "{read} of {per_pass}");
+
+    for other in [&["--lookup", "2"][..], &["--save", "x"], &["--resume", "x"], &["--overflow", "slide:4"]] {
+        run(&[&several[..], other].concat()).misuse(&["--num-return-sequences", other[0]]);
+    }
+}
+
+#[test]
+fn a_head_in_two_stages_reads_what_is_planned() {
+    let folder = Folder::new("two-stage");
+    for (name, head, row) in [("Q2_K", "two-stage:100", 210), ("Q4_0", "two-stage", 210), ("Q4_0", "two-stage:16", 210)]
+    {
+        let model = vector(&format!("tiny512-untied/tiny512-untied-{name}.gguf"));
+        let both = ["-m", &model, "--context", "64", "--head", head];
+        let generate =
+            [&["generate", "the tea", "-n", "20", "--json", "--top-k", "0", "--logits-hash"], &both[..]].concat();
+        let plan = run(&[&["plan", "--json"], &both[..]].concat()).json();
+        let last = run(&generate).lines().pop().unwrap();
+        assert_eq!(
+            (&plan["bytes_per_token"], &plan["head"].as_str().unwrap().starts_with(head)),
+            (&last["bytes_per_token"], &true)
+        );
+        let exact = run(&["plan", "--json", "-m", &model, "--context", "64"]).json();
+        let bytes = |plan: &Value, key: &str| plan[key].as_u64().unwrap();
+        assert!(bytes(&plan, "bytes_per_token") < bytes(&exact, "bytes_per_token"));
+        let candidates: u64 = plan["head"].as_str().unwrap().strip_prefix("two-stage:").unwrap().parse().unwrap();
+        let draft = if name == "Q2_K" { 43_008 } else { 73_728 };
+        assert_eq!(bytes(&plan, "head_bytes"), draft + candidates * row);
+        // From a card, with guesses, and with the draft in memory: the same text and bits.
+        for other in [&["--source", "file", "--buffer", "4KiB"][..], &["--lookup", "4"], &["--ram", "64KiB"]] {
+            let mut lines = run(&[&generate[..], other].concat()).lines();
+            assert_eq!(lines.pop().unwrap()["logits_hash"], last["logits_hash"], "{other:?}");
+        }
+        // Default controls fit default candidates.
+        let memory = |verb: &[&str]| run(&[verb, &both[..], &["--json"]].concat());
+        if head == "two-stage" {
+            let last = memory(&["generate", "a", "-n", "2"]).lines().pop().unwrap();
+            assert_eq!(last["arena_bytes"], memory(&["plan"]).json()["arena_bytes"]);
+        } else if head == "two-stage:16" {
+            memory(&["generate", "a", "-n", "2"]).fails(&["top_k is 50", "16 candidates", "at most 16"]);
+        }
+
+        let text = folder.file("text", "the tea and the cat in the hat, and ".repeat(9).as_bytes());
+        let agreement = memory(&["head-agreement", "-f", &text]).json();
+        for key in ["bytes_per_token", "head"] {
+            assert_eq!(agreement[key], plan[key]);
+        }
+        assert_eq!(agreement["bytes_per_token_exact"], exact["bytes_per_token"]);
+        let [tokens, likeliest, drawn] = ["tokens", "same_likeliest", "same_drawn"].map(|key| bytes(&agreement, key));
+        assert!(tokens > 100 && likeliest <= tokens && drawn <= tokens, "{agreement}");
+        assert!(likeliest * 10 > tokens * 9 && drawn * 10 > tokens * 4, "{agreement}");
+        let shown = run(&["head-agreement", "-m", &model, "-f", &text, "--head", head]).ok();
+        assert!(shown.contains("likeliest token the same") && shown.contains("times fewer"), "{shown}");
+    }
+    let text = folder.file("empty", b"");
+    let untied = vector("tiny512-untied/tiny512-untied-Q2_K.gguf");
+    for verb in [&["generate", "a"][..], &["plan"], &["head-agreement", "-f", &text]] {
+        run(&[verb, &["--head", "two-stage"]].concat()).fails(&["the built-in model", "this file has one head"]);
+        run(&[verb, &["--head", "two-stage:0"]].concat()).misuse(&["two-stage:K"]);
+        run(&[verb, &["--head", "two-stage:400", "-m", &untied]].concat()).fails(&["127008 bytes", "107520"]);
+    }
+    run(&["head-agreement", "-m", &untied, "-f", &text]).fails(&["the text is empty"]);
+    run(&["head-agreement", "-m", &untied, "-f", &text, "--head", "exact"]).fails(&["--head exact"]);
+    run(&["head-agreement", "-m", &untied, "-f", &folder.path("none")]).fails(&["cannot read", "none"]);
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub fn logits_by<S: Source>(
     let mut metadata = Metadata::default();
     let file = gguf::open(src, |key, value| metadata.note(key, value))?;
     let header = Header::read(&file, &metadata, src)?;
-    let options = Options { context: tokens.len(), batch, kv };
+    let options = Options { context: tokens.len(), batch, kv, ..Options::default() };
     let plan = Plan::new(&header.config, &options);
     let mut memory = vec![0; plan.total() + ALIGN];
     let mut arena = Arena::new(&mut memory);

@@ -198,8 +198,8 @@ impl Saved {
 
     /// The options of a session that can take it in; batch and lookup are free to choose.
     pub fn options(&self, batch: usize) -> Options {
-        let state = gpt2::Options { context: self.context, batch, kv: self.kv };
-        Options { state, sampling: self.sampling, seed: self.seed, lookup: 0 }
+        let state = gpt2::Options { context: self.context, batch, kv: self.kv, ..Default::default() };
+        Options { state, sampling: self.sampling, seed: self.seed, ..Options::default() }
     }
 }
 
@@ -298,7 +298,11 @@ impl Session<'_> {
             return Err(RestoreError::Kv { saved: saved.kv, here: kv });
         }
         let had = (self.sampler.params(), self.sampler.seed());
-        self.sampler.set(saved.sampling, saved.seed, self.n_vocab, context)?;
+        let n_logits = match super::check_top_k(&saved.sampling, self.head, self.n_vocab) {
+            Ok(()) => self.head.candidates(self.n_vocab),
+            Err(_) => self.n_vocab, // more candidates than there is room for
+        };
+        self.sampler.set(saved.sampling, saved.seed, n_logits, context)?;
         if let Err(error) = self.restore_body(saved, read) {
             // It held these before, so there is room for them.
             let _ = self.restart(had.0, had.1);

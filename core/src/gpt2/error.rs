@@ -110,6 +110,15 @@ pub enum Error {
         /// Positions left.
         left: usize,
     },
+    /// Two stages of the head are asked for, and the file has one matrix for head and token embedding.
+    OneHead,
+    /// Two stages of the head would read no less than the whole head.
+    DraftHead {
+        /// Bytes they would read.
+        reads: u64,
+        /// Bytes of the head.
+        exact: u64,
+    },
     /// A token is not in the vocabulary.
     Token {
         /// Its id.
@@ -181,6 +190,14 @@ impl fmt::Display for Error {
                     "{tokens} tokens are given and {left} positions are left: use a larger context or a shorter text"
                 )
             }
+            Error::OneHead => f.write_str(
+                "this file has one head, which is its token embedding: two stages need an output.weight beside it",
+            ),
+            Error::DraftHead { reads, exact } => write!(
+                f,
+                "two stages of the head would read {reads} bytes, the head alone has {exact}: use fewer candidates, or \
+                 a file whose token_embd.weight is smaller than its output.weight"
+            ),
             Error::Token { id, n_vocab } => write!(f, "token {id} is not in the vocabulary of {n_vocab}"),
         }
     }

@@ -1,11 +1,13 @@
 //! The transformer over a batch of positions, and the head over what it left.
 
+use core::iter::empty;
 use core::ops::Range;
 
 use crate::ops::{self, Matrix, ROWS, Scratch};
 use crate::quant::{Kernel, dot_f32};
 use crate::source::Source;
 
+use super::config::Config;
 use super::error::Error;
 use super::kv::Kv;
 use super::state::State;
@@ -26,12 +28,55 @@ pub fn forward<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
 ) -> Result<(), Error> {
-    let (config, kernel) = (state.config, state.scratch.engine.kernel);
-    let (n, n_embd) = (tokens.len(), config.n_embd);
-    let left = state.batch.min(state.context - state.len);
+    let (n, start) = (tokens.len(), state.len);
+    let left = state.batch.min(state.context - start);
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
+    pass(src, weights, state, tokens, |i| (0, start + i), head)?;
+    state.len += n;
+    Ok(())
+}
+
+/// Runs one token each of `sequences` through the transformer, all as the position that follows those of each.
+///
+/// Costs what [`forward`] does for as many tokens, and gives each the bits that it would give a single sequence: a
+/// position attends to those that are shared ([`State::share`]), and to its sequence's own.
+///
+/// # Errors
+/// As [`forward`]; a sequence beyond those that [`State`] has room for → [`Error::Full`].
+pub fn forward_each<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    sequences: &[u32],
+    tokens: impl ExactSizeIterator<Item = u32>,
+    head: bool,
+) -> Result<(), Error> {
+    let (n, position) = (tokens.len().max(sequences.len()), state.len);
+    let known = sequences.iter().all(|&sequence| (sequence as usize) < state.sequences);
+    let alone = sequences.iter().all(|&sequence| sequence == 0);
+    let end = if alone { state.context } else { state.context.min(state.layout.shared + state.layout.own) };
+    let left = if known && position < end { state.batch.min(sequences.len()) } else { 0 };
+    if n > left {
+        return Err(Error::Full { tokens: n, left });
+    }
+    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head)?;
+    state.len += 1;
+    Ok(())
+}
+
+/// A pass of the weights over tokens, of which `place` tells the sequence and the position.
+fn pass<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    tokens: impl ExactSizeIterator<Item = u32>,
+    place: impl Fn(usize) -> (usize, usize),
+    head: bool,
+) -> Result<(), Error> {
+    let (config, layout, kernel) = (state.config, state.layout, state.scratch.engine.kernel);
+    let (n, n_embd) = (tokens.len(), config.n_embd);
     let x = &mut state.x[..n * n_embd];
     let h = &mut state.h[..n * n_embd];
 
@@ -41,7 +86,7 @@ pub fn forward<S: Source>(
             return Err(Error::Token { id, n_vocab: config.n_vocab });
         }
         ops::row(src, &weights.token_embd(), id as usize, x)?;
-        ops::row(src, &weights.position_embd(), state.len + i, &mut h[..n_embd])?;
+        ops::row(src, &weights.position_embd(), place(i).1, &mut h[..n_embd])?;
         add(x, &h[..n_embd]);
     }
 
@@ -55,13 +100,14 @@ pub fn forward<S: Source>(
         let qkv = &mut state.wide[..n * 3 * n_embd];
         linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
-            let position = state.len + i;
+            let (sequence, position) = place(i);
+            let row = |position| layout.row(sequence, position);
             let (q, kv) = qkv.split_at(n_embd);
             let (k, v) = kv.split_at(n_embd);
             let scores = &mut state.scores[..=position];
             kernel.run(|| {
-                state.kv.store(l, position, k, v);
-                attend(&mut state.kv, l, config.head_dim(), q, scores, h);
+                state.kv.store(l, row(position), k, v);
+                attend(&mut state.kv, l, row, config.head_dim(), q, scores, h);
             });
         }
         let projected = &mut state.wide[..n * n_embd];
@@ -76,7 +122,6 @@ pub fn forward<S: Source>(
         linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
         add(x, h);
     }
-    state.len += n;
     Ok(())
 }
 
@@ -95,18 +140,83 @@ pub fn logits<S: Source>(
     weights: &Weights,
     state: &mut State,
     last: Range<usize>,
+    sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
+    head(src, weights, state, last, &weights.output(), weights.next_pass(), sink)
+}
+
+/// As [`logits`], with the token embedding as the head: in an untied file a draft of the logits, of which [`rescore`]
+/// computes the promising ones.
+///
+/// # Errors
+/// The source failed.
+///
+/// # Panics
+/// The range ends past the batch.
+pub fn draft_logits<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
+    sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
+    // Which rows come next depends on all of these.
+    head(src, weights, state, last, &weights.token_embd(), empty(), sink)
+}
+
+/// Computes some tokens' logits for the positions of the last [`draft_logits`], bit for bit those of [`logits`].
+///
+/// Reads the head's rows of `tokens`, one by one in their order, and nothing else; they come as
+/// `sink(i, token, logit)`, for each position `i`.
+///
+/// # Errors
+/// A token outside the vocabulary → [`Error::Token`]; the source failed.
+///
+/// # Panics
+/// There are more positions than fit a batch.
+pub fn rescore<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    positions: usize,
+    tokens: impl Iterator<Item = u32> + Clone,
+    mut sink: impl FnMut(usize, u32, f32),
+) -> Result<(), Error> {
+    let Config { n_embd, n_vocab, .. } = state.config;
+    let head = weights.output();
+    let row = |id: u32| Matrix { at: head.at + u64::from(id) * head.row_bytes() as u64, rows: 1, ..head };
+    let h = &state.h[..positions * n_embd];
+    let mut tokens = tokens;
+    while let Some(id) = tokens.next() {
+        if id as usize >= n_vocab {
+            return Err(Error::Token { id, n_vocab });
+        }
+        let next = tokens.clone().filter(|&id| (id as usize) < n_vocab).map(|id| Some(row(id)));
+        ops::multiply(src, &row(id), next.chain(weights.next_pass()), h, &mut state.scratch, |_, logits| {
+            logits.iter().enumerate().for_each(|(i, &logit)| sink(i, id, logit));
+        })?;
+    }
+    Ok(())
+}
+
+/// Normalises the residual stream of some positions, and multiplies it with a head; `next` is what is read after it, as
+/// far as that is known.
+fn head<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
+    head: &Matrix,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
     let n_embd = state.config.n_embd;
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
-    // The next pass starts with a token that is not known yet, then with the first layer.
-    let mut next = weights.head_pass();
-    norm(src, state.scratch.engine.kernel, &weights.output_norm(), &mut next, state.config.epsilon, h)?;
-    next.next();
+    norm(src, state.scratch.engine.kernel, &weights.output_norm(), &mut weights.head_pass(), state.config.epsilon, h)?;
     let n = last.len();
-    ops::multiply(src, &weights.output(), next, h, &mut state.scratch, |first, products| {
+    ops::multiply(src, head, next, h, &mut state.scratch, |first, products| {
         if n == 1 {
             return sink(0, first, products);
         }
@@ -150,20 +260,29 @@ fn linear<S: Source>(
     Ok(ops::add_bias(src, &layer.bias, next.clone(), y)?)
 }
 
-/// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+/// Causal attention of one position to all up to itself, whose rows `row` tells, head by head:
+/// `out = softmax(q · kᵀ / √head_dim) · v`.
 #[inline(always)]
-fn attend(kv: &mut Kv, layer: usize, head_dim: usize, q: &[f32], scores: &mut [f32], out: &mut [f32]) {
+fn attend(
+    kv: &mut Kv,
+    layer: usize,
+    row: impl Fn(usize) -> usize,
+    head_dim: usize,
+    q: &[f32],
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
     let scale = 1.0 / libm::sqrtf(head_dim as f32);
     let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
     for (i, (q, out)) in heads.enumerate() {
         let head = i * head_dim..(i + 1) * head_dim;
         for (position, score) in scores.iter_mut().enumerate() {
-            *score = dot_f32(q, kv.key(layer, position, &head)) * scale;
+            *score = dot_f32(q, kv.key(layer, row(position), &head)) * scale;
         }
         ops::softmax(scores);
         out.fill(0.0);
         for (position, &weight) in scores.iter().enumerate() {
-            for (out, v) in out.iter_mut().zip(kv.value(layer, position, &head)) {
+            for (out, v) in out.iter_mut().zip(kv.value(layer, row(position), &head)) {
                 *out += weight * v;
             }
         }

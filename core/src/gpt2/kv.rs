@@ -149,14 +149,35 @@ fn read_f32s<E>(values: &mut [f32], read: &mut impl FnMut(&mut [u8]) -> Result<(
     })
 }
 
-/// Keys and values of every layer and position.
+/// Which rows hold what, of the KV cache and of the tokens: the first sequence's rows are its positions, what others have
+/// of their own lies behind its context.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    pub(super) context: usize,
+    /// Most positions of its own that a sequence beside the first one has.
+    pub(super) own: usize,
+    /// Positions that all sequences share.
+    pub(super) shared: usize,
+}
+
+impl Layout {
+    /// The row of a sequence's position.
+    pub fn row(&self, sequence: usize, position: usize) -> usize {
+        match (sequence.checked_sub(1), position.checked_sub(self.shared)) {
+            (Some(i), Some(own)) => self.context + i * self.own + own,
+            _ => position,
+        }
+    }
+}
+
+/// Keys and values of every layer and position, in rows: see [`Layout`].
 #[derive(Debug)]
 pub(super) struct Kv<'a> {
-    keys: Rows<'a>,   // (n_layer, context, n_embd)
-    values: Rows<'a>, // (n_layer, context, n_embd)
+    keys: Rows<'a>,   // (n_layer, n_rows, n_embd)
+    values: Rows<'a>, // (n_layer, n_rows, n_embd)
     /// One head's key or value, decoded (head_dim).
     head: &'a mut [f32],
-    context: usize,
+    n_rows: usize,
     n_embd: usize,
 }
 
@@ -164,53 +185,53 @@ impl<'a> Kv<'a> {
     pub(super) const fn bytes(
         format: KvFormat,
         n_layer: usize,
-        context: usize,
+        n_rows: usize,
         n_embd: usize,
         head_dim: usize,
     ) -> usize {
-        let rows = Rows::bytes(format, n_layer.saturating_mul(context).saturating_mul(n_embd));
+        let rows = Rows::bytes(format, n_layer.saturating_mul(n_rows).saturating_mul(n_embd));
         rows.saturating_mul(2).saturating_add(bytes_of::<f32>(head_dim))
     }
 
     pub(super) fn take(
         format: KvFormat,
         n_layer: usize,
-        context: usize,
+        n_rows: usize,
         n_embd: usize,
         head_dim: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, TooSmall> {
-        let n = n_layer.saturating_mul(context).saturating_mul(n_embd);
+        let n = n_layer.saturating_mul(n_rows).saturating_mul(n_embd);
         Ok(Kv {
             keys: Rows::take(format, n, arena)?,
             values: Rows::take(format, n, arena)?,
             head: arena.take(head_dim)?,
-            context,
+            n_rows,
             n_embd,
         })
     }
 
-    fn at(&self, layer: usize, position: usize) -> usize {
-        (layer * self.context + position) * self.n_embd
+    fn at(&self, layer: usize, row: usize) -> usize {
+        (layer * self.n_rows + row) * self.n_embd
     }
 
     pub(super) fn format(&self) -> KvFormat {
         self.keys.format()
     }
 
-    /// Bytes of a position's key or value in one layer, as [`save`](Kv::save) hands them on.
+    /// Bytes of one row's key or value in one layer, as [`save`](Kv::save) hands them on.
     pub(super) fn row_bytes(&self) -> usize {
         self.keys.row_bytes(self.n_embd)
     }
 
-    /// Hands on the key and the value of a position as they are stored, little-endian.
+    /// Hands on the key and the value of a row as they are stored, little-endian.
     pub(super) fn save<E>(
         &self,
         layer: usize,
-        position: usize,
+        row: usize,
         sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let at = self.at(layer, position);
+        let at = self.at(layer, row);
         self.keys.save(at..at + self.n_embd, sink)?;
         self.values.save(at..at + self.n_embd, sink)
     }
@@ -219,30 +240,30 @@ impl<'a> Kv<'a> {
     pub(super) fn restore<E>(
         &mut self,
         layer: usize,
-        position: usize,
+        row: usize,
         read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let at = self.at(layer, position);
+        let at = self.at(layer, row);
         self.keys.restore(at..at + self.n_embd, read)?;
         self.values.restore(at..at + self.n_embd, read)
     }
 
-    /// Stores the key and the value (n_embd) of a position.
-    pub(super) fn store(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
-        let at = self.at(layer, position);
+    /// Stores the key and the value (n_embd) of a row.
+    pub(super) fn store(&mut self, layer: usize, row: usize, key: &[f32], value: &[f32]) {
+        let at = self.at(layer, row);
         self.keys.store(at, key);
         self.values.store(at, value);
     }
 
-    /// One head's key at a position.
-    pub(super) fn key(&mut self, layer: usize, position: usize, head: &Range<usize>) -> &[f32] {
-        let at = self.at(layer, position);
+    /// One head's key of a row.
+    pub(super) fn key(&mut self, layer: usize, row: usize, head: &Range<usize>) -> &[f32] {
+        let at = self.at(layer, row);
         self.keys.values(at + head.start..at + head.end, self.head)
     }
 
-    /// One head's value at a position.
-    pub(super) fn value(&mut self, layer: usize, position: usize, head: &Range<usize>) -> &[f32] {
-        let at = self.at(layer, position);
+    /// One head's value of a row.
+    pub(super) fn value(&mut self, layer: usize, row: usize, head: &Range<usize>) -> &[f32] {
+        let at = self.at(layer, row);
         self.values.values(at + head.start..at + head.end, self.head)
     }
 }

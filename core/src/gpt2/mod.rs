@@ -1,7 +1,8 @@
 //! GPT-2: tokens in, logits out, the weights streamed once per pass.
 //!
 //! [`Header`] is what the file's header says, checked; [`Weights`] where each tensor lies; [`State`] the buffers of a
-//! sequence; [`forward`] the transformer over a batch of B positions, and [`logits`] the head over what it left.
+//! sequence; [`forward`] the transformer over a batch of B positions of a sequence, [`forward_each`] over one each of
+//! several, and [`logits`] the head over what it left, or [`draft_logits`] and [`rescore`] in two stages.
 //! Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019; OpenAI's `gpt-2/src/model.py`.
 
 mod config;
@@ -13,7 +14,7 @@ mod weights;
 
 pub use config::{Config, MAX_LAYERS, Metadata};
 pub use error::Error;
-pub use forward::{forward, logits};
-pub use kv::KvFormat;
+pub use forward::{draft_logits, forward, forward_each, logits, rescore};
+pub use kv::{KvFormat, Layout};
 pub use state::{Options, Plan, State};
-pub use weights::{Header, Layer, Linear, Norm, Role, Weights};
+pub use weights::{Head, Header, Layer, Linear, Norm, Role, Weights};

@@ -6,18 +6,39 @@ use crate::quant::{GROUP, HALF};
 
 use super::config::Config;
 use super::error::Error;
-use super::kv::{Kv, KvFormat};
+use super::kv::{Kv, KvFormat, Layout};
 use super::weights::Weights;
 
 /// What the caller chooses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Positions of the KV cache: prompt and new tokens together.
+    /// Positions of a sequence: prompt and new tokens together.
     pub context: usize,
     /// Most positions of one pass (B); 0 means 1.
     pub batch: usize,
     /// How keys and values are stored.
     pub kv: KvFormat,
+    /// Sequences that go on from the same positions, side by side; 0 means 1.
+    pub sequences: usize,
+    /// Most positions of its own that a sequence has beside another, up to the context; of no meaning to a single one.
+    pub own: usize,
+}
+
+impl Options {
+    /// Sequences beside the first one.
+    fn others(&self) -> usize {
+        self.sequences.saturating_sub(1)
+    }
+
+    /// Positions that all sequences beside the first one have of their own, together.
+    pub fn own_rows(&self) -> usize {
+        self.others().saturating_mul(self.own.min(self.context))
+    }
+
+    /// Positions in the KV cache: a whole context, and what further sequences have of their own.
+    pub fn rows(&self) -> usize {
+        self.context.saturating_add(self.own_rows())
+    }
 }
 
 /// Arena bytes by region, plain arithmetic on the model's shape.
@@ -39,7 +60,7 @@ impl Plan {
         let max_cols = config.max_cols();
         Plan {
             weights: Weights::bytes(n_layer),
-            kv: Kv::bytes(options.kv, n_layer, options.context, n_embd, config.head_dim()),
+            kv: Kv::bytes(options.kv, n_layer, options.rows(), n_embd, config.head_dim()),
             activations: [
                 bytes_of::<f32>(b(n_embd)),
                 bytes_of::<f32>(b(n_embd)),
@@ -66,13 +87,17 @@ fn wide(config: &Config) -> usize {
     config.n_ff.max(3 * config.n_embd)
 }
 
-/// A sequence: how many positions it has, its KV cache, and the buffers of a pass of up to B positions.
+/// A sequence, or several that share their first positions: how many positions they have, their KV cache, and the
+/// buffers of a pass of up to B positions.
 #[derive(Debug)]
 pub struct State<'a> {
     pub(super) config: Config,
     pub(super) batch: usize,
     pub(super) context: usize,
-    /// Positions in the KV cache.
+    /// Sequences there is room for.
+    pub(super) sequences: usize,
+    pub(super) layout: Layout,
+    /// Positions of a sequence; all that go on have as many.
     pub(super) len: usize,
     pub(super) kv: Kv<'a>,
     pub(super) x: &'a mut [f32],      // residual stream (B, n_embd)
@@ -88,7 +113,7 @@ impl<'a> State<'a> {
     /// # Errors
     /// A context of 0 or over `n_ctx` → [`Error::Context`]; too little memory → [`Error::Arena`].
     pub fn new(config: &Config, options: &Options, arena: &mut Arena<'a>) -> Result<Self, Error> {
-        let Options { context, batch, kv } = *options;
+        let Options { context, batch, kv, sequences, own } = *options;
         let batch = batch.max(1);
         if context == 0 || context > config.n_ctx {
             return Err(Error::Context { asked: context, n_ctx: config.n_ctx });
@@ -100,8 +125,10 @@ impl<'a> State<'a> {
             config: *config,
             batch,
             context,
+            sequences: sequences.max(1),
+            layout: Layout { context, own: own.min(context), shared: 0 },
             len: 0,
-            kv: Kv::take(kv, n_layer, context, n_embd, config.head_dim(), arena)?,
+            kv: Kv::take(kv, n_layer, options.rows(), n_embd, config.head_dim(), arena)?,
             x: arena.take_as_is(b(n_embd))?,
             h: arena.take_as_is(b(n_embd))?,
             wide: arena.take_as_is(b(wide(config)))?,
@@ -126,7 +153,7 @@ impl<'a> State<'a> {
         self.scratch.engine
     }
 
-    /// Positions in the KV cache.
+    /// Positions of the sequence, or of each that goes on.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -136,7 +163,7 @@ impl<'a> State<'a> {
         self.len == 0
     }
 
-    /// Positions the KV cache can hold.
+    /// Positions a sequence can have.
     pub fn context(&self) -> usize {
         self.context
     }
@@ -200,5 +227,20 @@ impl<'a> State<'a> {
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// Most positions of its own that a sequence beside the first one can have.
+    pub fn own(&self) -> usize {
+        self.layout.own
+    }
+
+    /// Makes the first `n` positions those of every sequence: from there on each has its own.
+    pub fn share(&mut self, n: usize) {
+        self.layout.shared = n.min(self.context);
+    }
+
+    /// Which row of the KV cache holds which position.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 }

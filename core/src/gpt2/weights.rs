@@ -91,6 +91,30 @@ impl fmt::Display for Role {
     }
 }
 
+/// How the logits of a choice come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Head {
+    /// From every row of the head.
+    #[default]
+    Exact,
+    /// From the head's rows of `candidates` tokens alone, the ones that the token embedding, as a head, finds likeliest:
+    /// in an untied file that is a smaller copy of nearly the same matrix. Other tokens cannot be chosen.
+    TwoStage {
+        /// Tokens that are scored by the head; 0 means 1.
+        candidates: usize,
+    },
+}
+
+impl Head {
+    /// Tokens whose logits a choice is made from.
+    pub fn candidates(self, n_vocab: usize) -> usize {
+        match self {
+            Head::Exact => n_vocab,
+            Head::TwoStage { candidates } => candidates.clamp(1, n_vocab.max(1)),
+        }
+    }
+}
+
 /// What the header says of the model, checked: every tensor is there once, with the right shape and a format that can
 /// be multiplied.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,6 +129,8 @@ pub struct Header {
     pub norm_bytes: u64,
     /// Bytes of the head.
     pub head_bytes: u64,
+    /// Bytes of the token embedding, which is the head if they are tied.
+    pub token_embd_bytes: u64,
     /// Bytes of one row of both embeddings.
     pub embedding_bytes: u64,
     /// The longest row of any tensor, in bytes: what a source must be able to lend at once.
@@ -130,11 +156,11 @@ impl Header {
             block_bytes: 0,
             norm_bytes: 0,
             head_bytes: 0,
+            token_embd_bytes: 0,
             embedding_bytes: 0,
             longest_row: 0,
         };
         let mut seen = [0u64; MAX_ROLES.div_ceil(64)];
-        let mut tied_head_bytes = 0;
         let mut tensors = file.tensors(src);
         while let Some(tensor) = tensors.next()? {
             let (role, matrix) = place(&tensor, &config)?;
@@ -147,7 +173,7 @@ impl Header {
             match role {
                 TOKEN_EMBD => {
                     header.embedding_bytes += matrix.row_bytes() as u64;
-                    tied_head_bytes = matrix.bytes();
+                    header.token_embd_bytes = matrix.bytes();
                 }
                 POSITION_EMBD => header.embedding_bytes += matrix.row_bytes() as u64,
                 OUTPUT => (header.tied, header.head_bytes) = (false, matrix.bytes()),
@@ -160,7 +186,7 @@ impl Header {
             }
         }
         if header.tied {
-            header.head_bytes = tied_head_bytes;
+            header.head_bytes = header.token_embd_bytes;
         }
         for role in (0..OUTSIDE.len() + config.n_layer * LAYER.len()).map(Role) {
             if role != OUTPUT && seen[role.0 / 64] & 1 << (role.0 % 64) == 0 {
@@ -173,6 +199,24 @@ impl Header {
     /// Bytes a single decoded token reads: every weight it uses, once.
     pub fn bytes_per_token(&self) -> u64 {
         self.bytes_per_prompt(1, 1)
+    }
+
+    /// Bytes that a choice reads of the head, which [`bytes_per_token`](Header::bytes_per_token) counts as all of it.
+    ///
+    /// # Errors
+    /// Two stages of a file whose head is its token embedding → [`Error::OneHead`]; they read no less than the whole
+    /// head → [`Error::DraftHead`].
+    pub fn head_reads(&self, head: Head) -> Result<u64, Error> {
+        let (exact, n_vocab) = (self.head_bytes, self.config.n_vocab);
+        match head {
+            Head::Exact => Ok(exact),
+            Head::TwoStage { .. } if self.tied => Err(Error::OneHead),
+            Head::TwoStage { .. } => {
+                let rows = exact / n_vocab as u64 * head.candidates(n_vocab) as u64;
+                let reads = self.token_embd_bytes + rows;
+                if reads < exact { Ok(reads) } else { Err(Error::DraftHead { reads, exact }) }
+            }
+        }
     }
 
     /// Bytes that a prompt of so many tokens and the token after it read: the blocks once for each batch, last norm and
@@ -241,6 +285,8 @@ pub struct Weights<'a> {
     config: Config,
     /// By role: offset · 16 + index in [`Format::ALL`] (roles).
     slots: &'a [u64],
+    /// What is read whole after the last norm.
+    head: Role,
 }
 
 impl<'a> Weights<'a> {
@@ -265,7 +311,15 @@ impl<'a> Weights<'a> {
         if header.tied {
             slots[OUTPUT.0] = slots[TOKEN_EMBD.0];
         }
-        Ok(Weights { config, slots })
+        Ok(Weights { config, slots, head: OUTPUT })
+    }
+
+    /// Says which head is read whole, and so what is hinted at and kept first: the exact one before this is called.
+    pub fn set_head(&mut self, head: Head) {
+        self.head = match head {
+            Head::Exact => OUTPUT,
+            Head::TwoStage { .. } => TOKEN_EMBD,
+        };
     }
 
     fn matrix(&self, role: Role) -> Matrix {
@@ -305,10 +359,14 @@ impl<'a> Weights<'a> {
         self.in_order(0..0, true)
     }
 
+    /// What is surely read after the head: the next pass, after embeddings of which nobody knows the rows yet.
+    pub fn next_pass(&self) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        once(None).chain(self.layer_roles().map(|i| Some(self.matrix(Role(i)))))
+    }
+
     fn in_order(&self, layers: Range<usize>, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        let head = if head { OUTPUT_NORM.0..OUTPUT.0 + 1 } else { 0..0 };
-        let matrix = |i| Some(self.matrix(Role(i)));
-        layers.chain(head).map(matrix).chain(once(None)).chain(self.layer_roles().map(matrix))
+        let head = head.then_some([OUTPUT_NORM.0, OUTPUT_NORM.0 + 1, self.head.0]);
+        layers.chain(head.into_iter().flatten()).map(|i| Some(self.matrix(Role(i)))).chain(self.next_pass())
     }
 
     fn layer_roles(&self) -> Range<usize> {
@@ -316,7 +374,8 @@ impl<'a> Weights<'a> {
     }
 
     /// Keeps in memory what a pass would read, as much as there is room for, and says how many bytes a token that
-    /// saves: rows of the head first, then the other tensors in file order, the last one as far as its rows fit.
+    /// saves: rows of the head that is read whole first, then the other tensors in file order, the last one as far as its
+    /// rows fit.
     ///
     /// # Errors
     /// The source failed → [`Error::Source`].
@@ -354,11 +413,11 @@ impl<'a> Weights<'a> {
     ) -> Result<(), E> {
         // Alignment may leave a gap between two tensors; it is kept with them, so that they are one stretch.
         const GAP: u64 = 4096;
-        let mut next = Some(OUTPUT);
+        let mut next = Some(self.head);
         let mut end = 0;
         while let Some(role) = next.filter(|_| room > 0) {
             let matrix = self.matrix(role);
-            if role != OUTPUT {
+            if role != self.head {
                 match matrix.at - end {
                     gap @ 1..GAP if end > 0 => room -= keep(end, gap as usize, None)?,
                     _ => {}

@@ -36,9 +36,9 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let state = gpt2::Options { context: 0, batch: 1, kv: KvFormat::F32 };
+        let state = gpt2::Options { context: 0, batch: 1, kv: KvFormat::F32, ..Default::default() };
         Settings {
-            options: Options { state, sampling: Params::default(), seed: 42, lookup: 0 },
+            options: Options { state, sampling: Params::default(), seed: 42, ..Options::default() },
             context_asked: false,
             batch_asked: false,
             max: 64,
@@ -285,7 +285,7 @@ fn plan<'m, B: Board, S: Source>(
     let have = arena.len();
     let options = settings.fit(model, have).map_err(|error| console.error(error)).ok()?;
     let session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
-    let gpt2::Options { context, batch, kv } = options.state;
+    let gpt2::Options { context, batch, kv, .. } = options.state;
     log::info!("context {=usize}, batch {=usize}", context, batch);
     console.say(format_args!(
         "memory: {} of {have} bytes for context {context}, batch {batch}, kv {}",
@@ -379,7 +379,7 @@ fn tell_stats<B: Board>(console: &mut Console<B>, stats: &Stats) {
 }
 
 fn tell_plan<B: Board>(console: &mut Console<B>, model: &Model, options: &Options, have: usize) {
-    let gpt2::Options { context, batch, kv } = options.state;
+    let gpt2::Options { context, batch, kv, .. } = options.state;
     let plan = Plan::new(model, options);
     console.say(format_args!("context {context} of {}, batch {batch}, kv {}", model.header.config.n_ctx, kv.name()));
     for (region, bytes) in [

@@ -1,17 +1,20 @@
 //! `gptrickle generate`: a prompt in, text out, token by token.
 
+mod sequences;
+
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytesize::ByteSize;
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Fingerprint, Options, Overflow, Plan, Saved, Session, StopReason};
+use gptrickle_core::gpt2::{self, Head};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::{Counting, Resident};
@@ -26,6 +29,7 @@ use crate::source::ModelFile;
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate \"The cat\" --temperature 0 -n 20     the likeliest tokens
+  gptrickle generate \"The cat\" --num-return-sequences 3     three texts, in the passes of one
   gptrickle generate \"The cat\" -n 2000 --overflow slide:8    a text longer than the context
   gptrickle generate -m gpt2.Q4_0.gguf --prompt-file a.txt --stop END --stats
   gptrickle generate \"The cat\" -n 50 --save cat.session
@@ -63,10 +67,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOW", value_parser = overflow)]
     overflow: Option<Overflow>,
 
+    /// Writes N texts that go on from the prompt, with the seeds S, S + 1 and so on: each pass of the weights serves a
+    /// token of every one, and each is the text of a run with its own seed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(conflicts_with_all = ["lookup", "overflow", "save", "resume"])]
+    num_return_sequences: u8,
+
     /// Guesses up to N tokens from earlier text and checks them in one pass: the same text, in fewer passes, which pays
     /// where storage is slower than arithmetic; 0 is off
     #[arg(long, value_name = "N", default_value_t = 0)]
     lookup: u8,
+
+    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
+    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
+    /// if left out
+    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = model::head)]
+    head: Head,
 
     /// Divides the logits: below 1 is bolder in what is likely, above 1 in what is not; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = Params::default().temperature, allow_negative_numbers = true)]
@@ -166,6 +182,9 @@ fn stop_string(text: &str) -> Result<String, String> {
 /// A token, as `--json` prints it.
 #[derive(Serialize)]
 struct TokenLine {
+    /// Of which text, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<usize>,
     token: u32,
     text: String,
 }
@@ -173,11 +192,19 @@ struct TokenLine {
 /// The last line of `--json`; `--stats` prints the same figures.
 #[derive(Serialize)]
 struct Summary {
-    stop: &'static str,
+    /// Why the text ended; of several, each says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sequences: Vec<sequences::Summary>,
+    #[serde(skip)]
+    interrupted: bool,
     prompt_tokens: usize,
     new_tokens: usize,
     /// Passes of the weights after those of the prompt, whose last one makes the first token.
     passes: u64,
+    #[serde(skip)]
+    tokens_per_pass: f64,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
     bytes_per_token: u64,
@@ -246,7 +273,11 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let mut resident = vec![0; usize::try_from(most).map_or(args.ram, |most| most.min(args.ram))];
     let mut src = Resident::new(&mut opened.src, &mut resident);
     session.keep(&mut src).with_context(|| opened.name.clone())?;
-    let result = write(args, &mut src, &opened.name, &mut session, &prompt, arena.used());
+    let mut run = Run { args, src: &mut src, name: &opened.name, engine, arena_bytes: arena.used() };
+    let result = run.read_prompt(&mut session, &prompt).and_then(|prefill| match args.num_return_sequences {
+        1 => write(&mut run, &mut session, prefill),
+        _ => sequences::write(&mut run, &mut session, prefill),
+    });
     if let Some((fingerprint, output)) = save {
         SavedText::write(&session, fingerprint, output)?; // also what was made before something failed
     }
@@ -257,50 +288,95 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     if args.stats {
         summary.print();
     }
-    if let Some(hash) = summary.logits_hash.filter(|_| !args.json) {
+    if let Some(hash) = summary.logits_hash.as_ref().filter(|_| !args.json) {
         note(format_args!("logits hash     {hash}"));
     }
-    let interrupted = session.stop_reason() == Some(StopReason::Interrupted);
-    Ok(if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    for text in summary.sequences.iter().filter(|_| !args.json) {
+        if let Some(hash) = &text.logits_hash {
+            note(format_args!("logits hash     {hash}, of {}", text.sequence + 1));
+        }
+    }
+    Ok(if summary.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
-/// Runs the prompt, then shows token after token until the text ends.
-fn write(
-    args: &Args,
-    src: &mut Resident<&mut Counting<ModelFile>>,
-    name: &str,
-    session: &mut Session,
-    prompt: &[u8],
+/// What a run reads, and what it was asked for.
+struct Run<'r, 's> {
+    args: &'r Args,
+    src: &'r mut Resident<'s, &'s mut Counting<ModelFile>>,
+    name: &'r str,
+    engine: Engine<'r>,
     arena_bytes: usize,
-) -> anyhow::Result<Summary> {
-    let start = Instant::now();
-    let prompt_tokens = session.tokens().len();
-    let pending = session.pending();
-    let bar = progress(pending, "reading the prompt");
-    let mut left = pending;
-    while left > 0 && !stop_if_interrupted(session) {
-        left = session.pass(src).with_context(|| name.to_owned())?;
-        advance(&bar, pending - left);
-    }
-    bar.finish_and_clear();
-    let prefill = start.elapsed();
-    if io::stdout().is_terminal() && io::stderr().is_terminal() && !args.json {
-        let [bold, plain] = if no_color() { ["", ""] } else { ["\x1b[1m", "\x1b[0m"] };
-        let _ = write!(io::stderr(), "{bold}{}{plain}", String::from_utf8_lossy(prompt));
+}
+
+/// What a prompt was and took.
+struct Prefill {
+    prompt_tokens: usize,
+    tokens_per_s: f64,
+}
+
+impl Run<'_, '_> {
+    /// Runs the prompt, and shows it on a terminal.
+    fn read_prompt(&mut self, session: &mut Session, prompt: &[u8]) -> anyhow::Result<Prefill> {
+        let start = Instant::now();
+        let pending = session.pending();
+        let bar = progress(pending, "reading the prompt");
+        let mut left = pending;
+        while left > 0 && !stop_if_interrupted(session) {
+            left = session.pass(self.src).with_context(|| self.name.to_owned())?;
+            advance(&bar, pending - left);
+        }
+        bar.finish_and_clear();
+        let took = start.elapsed();
+        if io::stdout().is_terminal() && io::stderr().is_terminal() && !self.args.json {
+            let [bold, plain] = if no_color() { ["", ""] } else { ["\x1b[1m", "\x1b[0m"] };
+            let _ = write!(io::stderr(), "{bold}{}{plain}", String::from_utf8_lossy(prompt));
+        }
+        Ok(Prefill { prompt_tokens: session.tokens().len(), tokens_per_s: per_s(pending - left, took) })
     }
 
-    let stops: Vec<&str> = args.stop.iter().map(String::as_str).collect();
+    /// Figures of `tokens` that were made after those that the prompt's own passes gave, and of the bytes they took.
+    fn summary(&self, prefill: &Prefill, tokens: usize, bytes_read: u64, took: Duration, passes: u64) -> Summary {
+        let source_bytes_per_s = if took.is_zero() { 0.0 } else { bytes_read as f64 / took.as_secs_f64() };
+        Summary {
+            stop: None,
+            sequences: Vec::new(),
+            interrupted: false,
+            prompt_tokens: prefill.prompt_tokens,
+            new_tokens: 0,
+            passes,
+            tokens_per_pass: tokens as f64 / passes.max(1) as f64,
+            prefill_tokens_per_s: prefill.tokens_per_s,
+            decode_tokens_per_s: per_s(tokens, took),
+            bytes_per_token: bytes_read.checked_div(tokens as u64).unwrap_or(0),
+            source_bytes_per_s,
+            source_share: self.args.model.bandwidth().map(|bandwidth| source_bytes_per_s / bandwidth as f64),
+            arena_bytes: self.arena_bytes,
+            resident_bytes: (self.src.kept() > 0).then(|| self.src.kept()),
+            kernel: self.engine.kernel.name(),
+            threads: self.engine.team.parts(),
+            logits_hash: None,
+        }
+    }
+}
+
+fn per_s(n: usize, took: Duration) -> f64 {
+    if n > 0 && !took.is_zero() { n as f64 / took.as_secs_f64() } else { 0.0 }
+}
+
+/// Shows token after token until the text ends.
+fn write(run: &mut Run, session: &mut Session, prefill: Prefill) -> anyhow::Result<Summary> {
+    let stops: Vec<&str> = run.args.stop.iter().map(String::as_str).collect();
     let mut stream = TextStream::new(&stops)?;
     let mut bytes = vec![0; session.tokenizer().vocabulary().max_token_bytes()];
-    let mut output = Output { json: args.json, waiting: None, ends_line: false };
+    let mut output = Output::new(run.args.json);
     let mut new_tokens = 0usize;
     // The first token comes from the prompt's own pass: what a token costs is told by those after it.
     let mut decode_start = Instant::now();
     let (mut steps, mut bytes_read, passes) = (0usize, 0, session.passes());
     while !stop_if_interrupted(session) {
-        let before = src.inner().bytes();
-        let token = session.next(src).with_context(|| name.to_owned())?;
-        let read = src.inner().bytes() - before;
+        let before = run.src.inner().bytes();
+        let token = session.next(run.src).with_context(|| run.name.to_owned())?;
+        let read = run.src.inner().bytes() - before;
         if new_tokens > 0 && (read > 0 || token.is_some()) {
             (steps, bytes_read) = (steps + 1, bytes_read + read);
         }
@@ -309,7 +385,7 @@ fn write(
         if new_tokens == 1 {
             decode_start = Instant::now();
         }
-        let len = session.tokenizer().decode(src, token, Control::Ignore, &mut bytes)?;
+        let len = session.tokenizer().decode(run.src, token, Control::Ignore, &mut bytes)?;
         let mut text = String::new();
         let Ok(flow) = stream.push(&bytes[..len], |part| {
             text.push_str(part);
@@ -323,23 +399,15 @@ fn write(
     }
     let decode = decode_start.elapsed();
     output.finish(&held_back(stream))?;
-    let per_s = |n: usize, seconds: f64| if n > 0 && seconds > 0.0 { n as f64 / seconds } else { 0.0 };
-    let source_bytes_per_s = if decode.is_zero() { 0.0 } else { bytes_read as f64 / decode.as_secs_f64() };
+    let passes = session.passes() - passes;
+    let stop = session.stop_reason();
     Ok(Summary {
-        stop: session.stop_reason().map_or("", StopReason::name),
-        prompt_tokens,
+        stop: Some(stop.map_or("", StopReason::name)),
+        interrupted: stop == Some(StopReason::Interrupted),
         new_tokens,
-        passes: session.passes() - passes,
-        prefill_tokens_per_s: per_s(pending - left, prefill.as_secs_f64()),
-        decode_tokens_per_s: per_s(steps, decode.as_secs_f64()),
-        bytes_per_token: bytes_read.checked_div(steps as u64).unwrap_or(0),
-        source_bytes_per_s,
-        source_share: args.model.bandwidth().map(|bandwidth| source_bytes_per_s / bandwidth as f64),
-        arena_bytes,
-        resident_bytes: (src.kept() > 0).then(|| src.kept()),
-        kernel: session.engine().kernel.name(),
-        threads: session.engine().team.parts(),
+        tokens_per_pass: new_tokens.saturating_sub(1) as f64 / passes.max(1) as f64,
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
+        ..run.summary(&prefill, steps, bytes_read, decode, passes)
     })
 }
 
@@ -356,19 +424,27 @@ fn held_back(stream: TextStream) -> String {
 /// Where the text goes, as it is or as JSON lines, at once.
 struct Output {
     json: bool,
+    /// Of which text the tokens are, where there are several.
+    sequence: Option<usize>,
+    /// Plain text that is not to be shown yet.
+    later: Option<String>,
     /// A token of which some text is held back: its line waits, as that text is its own if the text ends here.
     waiting: Option<TokenLine>,
     ends_line: bool,
 }
 
 impl Output {
+    fn new(json: bool) -> Output {
+        Output { json, sequence: None, later: None, waiting: None, ends_line: false }
+    }
+
     /// Shows a token and the text that is certain with it; `whole` says that none is held back.
     fn token(&mut self, Token(token): Token, text: String, whole: bool) -> anyhow::Result<()> {
         if !self.json {
             return self.text(&text);
         }
         self.line()?;
-        self.waiting = Some(TokenLine { token, text });
+        self.waiting = Some(TokenLine { sequence: self.sequence, token, text });
         if whole { self.line() } else { Ok(()) }
     }
 
@@ -393,7 +469,11 @@ impl Output {
         if !text.is_empty() {
             self.ends_line = text.ends_with('\n');
         }
-        print(text)
+        match &mut self.later {
+            Some(later) => later.push_str(text),
+            None => print(text)?,
+        }
+        Ok(())
     }
 }
 
@@ -481,10 +561,14 @@ impl Args {
     fn options(&self, opened: &Opened, saved: Option<&Saved>) -> anyhow::Result<Options> {
         if let Some(saved) = saved {
             let batch = self.memory.batch().min(saved.options(1).state.context);
-            return Ok(Options { lookup: self.lookup.into(), ..saved.options(batch) });
+            return Ok(Options { lookup: self.lookup.into(), head: self.head, ..saved.options(batch) });
         }
         Ok(Options {
-            state: self.memory.options(&opened.model.header.config)?,
+            state: gpt2::Options {
+                sequences: self.num_return_sequences.into(),
+                own: self.max_new_tokens,
+                ..self.memory.options(&opened.model.header.config)?
+            },
             sampling: Params {
                 temperature: self.temperature,
                 top_k: self.top_k,
@@ -495,17 +579,28 @@ impl Args {
             },
             seed: self.seed,
             lookup: self.lookup.into(),
+            head: self.head,
         })
     }
 }
 
 impl Summary {
     fn print(&self) {
-        note(format_args!("stop            {}", self.stop));
+        if let Some(stop) = self.stop {
+            note(format_args!("stop            {stop}"));
+        }
+        for text in &self.sequences {
+            note(format_args!(
+                "text {:<10} {}, {} tokens, seed {}",
+                text.sequence + 1,
+                text.stop,
+                text.new_tokens,
+                text.seed
+            ));
+        }
         note(format_args!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s));
         note(format_args!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s));
-        let per_pass = self.new_tokens.saturating_sub(1) as f64 / self.passes.max(1) as f64;
-        note(format_args!("passes          {} after the prompt, {per_pass:.2} tokens each", self.passes));
+        note(format_args!("passes          {} after the prompt, {:.2} tokens each", self.passes, self.tokens_per_pass));
         note(format_args!("read per token  {} bytes", self.bytes_per_token));
         let share = self.source_share.map(|share| format!(", {:.1} % of its bandwidth", share * 100.0));
         let share = share.unwrap_or_default();

@@ -191,8 +191,8 @@ impl Run {
 
 impl PlanRow {
     fn new(model: &Model, context: usize, kv_name: &'static str, kv: KvFormat) -> PlanRow {
-        let state = gpt2::Options { context, batch: 1, kv };
-        let plan = Plan::new(model, &Options { state, sampling: Params::default(), seed: 0, lookup: 0 });
+        let state = gpt2::Options { context, batch: 1, kv, ..Default::default() };
+        let plan = Plan::new(model, &Options { state, sampling: Params::default(), seed: 0, ..Options::default() });
         PlanRow {
             context,
             batch: state.batch,

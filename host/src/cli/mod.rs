@@ -4,6 +4,7 @@
 //! 2 the command line is wrong, 130 interrupted.
 
 mod generate;
+mod head_agreement;
 mod inspect;
 mod logits;
 mod model;
@@ -34,6 +35,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
+  gptrickle head-agreement -m untied.gguf -f story.txt
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
@@ -44,6 +46,7 @@ enum Verb {
     Generate(generate::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
+    HeadAgreement(head_agreement::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
     Synth(synth::Args),
@@ -55,6 +58,7 @@ pub fn run() -> ExitCode {
         Verb::Generate(args) => generate::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
+        Verb::HeadAgreement(args) => head_agreement::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Synth(args) => synth::run(args),

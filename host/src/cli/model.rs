@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use gptrickle_core::arena::ALIGN;
 use gptrickle_core::generate::Model;
-use gptrickle_core::gpt2::{Config, KvFormat, Options};
+use gptrickle_core::gpt2::{Config, Head, KvFormat, Options};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::Kernel;
 use gptrickle_core::source::{Counting, Source};
@@ -49,6 +49,29 @@ pub(super) fn buffer_bytes(size: &str) -> Result<usize, String> {
 pub(super) fn ram_bytes(size: &str) -> Result<usize, String> {
     let size: ByteSize = size.parse().map_err(|_| "it must be a size such as 65536 or 64KiB".to_owned())?;
     usize::try_from(size.as_u64()).map_err(|_| "it is more than this machine can address".to_owned())
+}
+
+/// Candidates of a head in two stages, where none are told: of a draft in Q2_K, the demo model's 50 likeliest tokens are
+/// nearly always among them; see README.md.
+const CANDIDATES: usize = 128;
+
+/// Reads a head such as two-stage:16.
+pub(super) fn head(text: &str) -> Result<Head, String> {
+    let candidates = text.strip_prefix("two-stage:").and_then(|n| n.parse().ok()).filter(|&n| n > 0);
+    match (text, candidates) {
+        ("exact", _) => Ok(Head::Exact),
+        ("two-stage", _) => Ok(Head::TwoStage { candidates: CANDIDATES }),
+        (_, Some(candidates)) => Ok(Head::TwoStage { candidates }),
+        _ => Err("it must be exact, two-stage, or two-stage:K with a number of tokens".to_owned()),
+    }
+}
+
+/// A head as it is typed.
+pub(super) fn head_name(head: Head) -> String {
+    match head {
+        Head::Exact => "exact".to_owned(),
+        Head::TwoStage { candidates } => format!("two-stage:{candidates}"),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +240,7 @@ impl MemoryArgs {
         if context == 0 || context > config.n_ctx {
             bail!("--context {context} cannot be had: this model has 1 to {} positions", config.n_ctx);
         }
-        Ok(Options { context, batch: usize::from(self.batch).min(context), kv })
+        Ok(Options { context, batch: usize::from(self.batch).min(context), kv, ..Options::default() })
     }
 }
 

@@ -5,16 +5,16 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::builder::PossibleValuesParser;
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::generate::{Model, Options, Plan};
-use gptrickle_core::gpt2::{self, Header, Weights};
+use gptrickle_core::gpt2::{self, Head, Header, Weights};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Source;
 use serde::Serialize;
 
-use super::model::{MemoryArgs, ModelArgs, buffer_bytes, ram_bytes};
+use super::model::{MemoryArgs, ModelArgs, buffer_bytes, head, head_name, ram_bytes};
 use crate::board::{BOARDS, Board};
 use crate::source::throttled::bandwidth;
 
@@ -35,6 +35,20 @@ pub(super) struct Args {
 
     #[command(flatten)]
     memory: MemoryArgs,
+
+    /// Texts that go on from one prompt in the same passes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    num_return_sequences: u8,
+
+    /// Most tokens that each of several texts makes: each but the first takes as many positions beside the context
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
+    max_new_tokens: usize,
+
+    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
+    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
+    /// if left out
+    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = head)]
+    head: Head,
 
     /// Size of each source buffer, 0 where the model is mapped; the board's, or 64KiB
     #[arg(long, value_name = "BYTES", value_parser = plan_buffer)]
@@ -81,6 +95,8 @@ struct Report {
     n_ctx: usize,
     batch: usize,
     kv: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequences: Option<Sequences>,
     regions: Regions,
     arena_bytes: usize,
     buffers: usize,
@@ -90,6 +106,7 @@ struct Report {
     limit: Option<Limit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resident: Option<Resident>,
+    head: String,
     bytes_per_token: u64,
     block_bytes: u64,
     head_bytes: u64,
@@ -99,6 +116,16 @@ struct Report {
     storage: Option<Storage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     board: Option<&'static str>,
+}
+
+/// Several texts in the same passes.
+#[derive(Serialize)]
+struct Sequences {
+    count: usize,
+    /// Positions in the KV cache: a whole context, and those that texts beside the first one have of their own.
+    kv_positions: usize,
+    /// What a pass reads at most that makes a token of each.
+    bytes_per_pass: u64,
 }
 
 /// The arena, in bytes.
@@ -181,8 +208,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let buffers_bytes = buffer.saturating_mul(buffers);
 
     let config = &model.header.config;
+    let count = usize::from(args.num_return_sequences);
     let mut state = args.memory.options(config)?;
-    let options = |state| Options { state, sampling: Params::default(), seed: 0, lookup: 0 };
+    (state.sequences, state.own) = (count, args.max_new_tokens);
+    let header = &model.header;
+    let head_bytes = header.head_reads(args.head).with_context(|| opened.name.clone())?;
+    let options = |state| Options { state, sampling: Params::default(), head: args.head, ..Options::default() };
     let fit = |state| ram.map(|ram| Plan::largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
     let mut largest = fit(state);
     if !args.memory.asks_for_context() {
@@ -205,13 +236,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if tokens == 0 || tokens > state.context {
         bail!("--prompt-tokens {tokens} cannot be had: the context has 1 to {} positions", state.context);
     }
-    let bytes = model.header.bytes_per_prompt(tokens, state.batch);
-    let prompt = Prompt { tokens, block_passes: tokens.div_ceil(state.batch), head_passes: 1, bytes };
-    let bytes_per_token = model.header.bytes_per_token();
+    let batch = state.batch.max(count); // a pass has room for a token of each text
+    let saved = header.head_bytes - head_bytes;
+    let bytes = header.bytes_per_prompt(tokens, batch) - saved;
+    let prompt = Prompt { tokens, block_passes: tokens.div_ceil(batch), head_passes: 1, bytes };
+    let bytes_per_token = header.bytes_per_token() - saved;
+    // Each text has candidates of its own.
+    let rows = if args.head == Head::Exact { 0 } else { head_bytes - header.token_embd_bytes };
+    let bytes_per_pass = bytes_per_token + (count as u64 - 1) * (header.embedding_bytes + rows);
     let rate = args.bandwidth.or(board.and_then(|board| board.bandwidth));
     let storage = rate.map(|bytes_per_s| Storage {
         bytes_per_s,
-        tokens_per_s: bytes_per_s as f64 / bytes_per_token as f64,
+        tokens_per_s: bytes_per_s as f64 / bytes_per_pass as f64 * count as f64,
         prompt_s: bytes as f64 / bytes_per_s as f64,
         basis: if args.bandwidth.is_some() { "as told" } else { board.map_or("", |board| board.storage) },
     });
@@ -222,8 +258,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         name: opened.name.clone(),
         context: state.context,
         n_ctx: config.n_ctx,
-        batch: state.batch,
+        batch,
         kv: state.kv.name(),
+        sequences: (count > 1).then(|| Sequences { count, kv_positions: state.rows(), bytes_per_pass }),
         regions: Regions::new(&plan),
         arena_bytes: plan.total(),
         buffers,
@@ -231,10 +268,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         total_bytes,
         limit,
         resident,
+        head: head_name(args.head),
         bytes_per_token,
-        block_bytes: model.header.block_bytes,
-        head_bytes: model.header.head_bytes,
-        embedding_bytes: model.header.embedding_bytes,
+        block_bytes: header.block_bytes,
+        head_bytes,
+        embedding_bytes: header.embedding_bytes,
         prompt,
         storage,
         board: board.map(|board| board.storage),
@@ -322,7 +360,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Report { name, context, n_ctx, batch, kv, .. } = self;
-        writeln!(f, "{name}: context {context} of {n_ctx}, batch {batch}, kv {kv}\n\nMemory in bytes")?;
+        write!(f, "{name}: context {context} of {n_ctx}, batch {batch}, kv {kv}")?;
+        if let Some(Sequences { count, kv_positions, .. }) = self.sequences {
+            write!(f, ", {count} texts with {kv_positions} positions")?;
+        }
+        writeln!(f, "\n\nMemory in bytes")?;
         for (region, bytes) in self.regions.named() {
             writeln!(f, "  {bytes:>12}  {region}")?;
         }
@@ -351,11 +393,18 @@ impl fmt::Display for Report {
         writeln!(f, "\nRead in bytes")?;
         writeln!(
             f,
-            "  {:>12}  a token: {} blocks and last norm, {} head, {} rows of both embeddings",
-            self.bytes_per_token, self.block_bytes, self.head_bytes, self.embedding_bytes
+            "  {:>12}  a token: {} blocks and last norm, {} head{}, {} rows of both embeddings",
+            self.bytes_per_token,
+            self.block_bytes,
+            self.head_bytes,
+            if self.head == "exact" { String::new() } else { format!(" ({})", self.head) },
+            self.embedding_bytes
         )?;
         if let Some(resident) = &self.resident {
             writeln!(f, "  {:>12}  a token, with the weights that are kept", resident.bytes_per_token)?;
+        }
+        if let Some(Sequences { count, bytes_per_pass, .. }) = self.sequences {
+            writeln!(f, "  {bytes_per_pass:>12}  a token of each of {count} texts")?;
         }
         let Prompt { tokens, block_passes, bytes, .. } = self.prompt;
         writeln!(f, "  {bytes:>12}  a prompt of {tokens} tokens: {block_passes} × the blocks, 1 × the head")?;

@@ -1,0 +1,182 @@
+//! The largest logits of each choice, kept while they stream by.
+
+use core::iter;
+
+use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::tokenizer::Token;
+
+/// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
+fn candidate(logit: f32, id: u32) -> u64 {
+    let bits = logit.to_bits();
+    // Negative floats sort backwards as integers: flip them all; positive ones go above them.
+    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    u64::from(ordered) << 32 | u64::from(!id)
+}
+
+pub(super) fn id(candidate: u64) -> u32 {
+    !(candidate as u32)
+}
+
+pub(super) fn logit(candidate: u64) -> f32 {
+    let ordered = (candidate >> 32) as u32;
+    f32::from_bits(if ordered >> 31 == 1 { ordered ^ 1 << 31 } else { !ordered })
+}
+
+/// The tokens with the largest logits, so many for each choice.
+#[derive(Debug)]
+pub struct Shortlist<'a> {
+    /// Choices that can be made at once.
+    choices: usize,
+    /// How many candidates are kept for each choice.
+    limit: usize,
+    /// Candidates: see [`candidate`]; a heap with the worst on top while logits arrive (choices, limit).
+    kept: &'a mut [u64],
+    /// Logits each choice was given.
+    n_pushed: usize,
+    /// The first choice with a logit that is not finite, and whose logit it is.
+    not_finite: Option<(usize, Token)>,
+}
+
+impl<'a> Shortlist<'a> {
+    /// Arena bytes for so many tokens of each of so many choices.
+    pub const fn bytes(limit: usize, choices: usize) -> usize {
+        bytes_of::<u64>(limit.saturating_mul(choices))
+    }
+
+    /// Cuts what [`bytes`](Shortlist::bytes) tells from `arena`.
+    ///
+    /// # Errors
+    /// Too little memory → [`TooSmall`].
+    pub fn new(limit: usize, choices: usize, arena: &mut Arena<'a>) -> Result<Self, TooSmall> {
+        let kept = arena.take(limit.saturating_mul(choices))?;
+        Ok(Shortlist { choices, limit, kept, n_pushed: 0, not_finite: None })
+    }
+
+    pub(super) fn choices(&self) -> usize {
+        self.choices
+    }
+
+    pub(super) fn bytes_cut(&self) -> usize {
+        bytes_of::<u64>(self.kept.len())
+    }
+
+    pub(super) fn has_room(&self, limit: usize) -> bool {
+        limit.saturating_mul(self.choices) <= self.kept.len()
+    }
+
+    /// Keeps so many from the next [`begin`](Shortlist::begin) on; there must be room.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+        self.begin();
+    }
+
+    /// Forgets all choices.
+    pub fn begin(&mut self) {
+        (self.n_pushed, self.not_finite) = (0, None);
+    }
+
+    /// Takes a choice's logits of the tokens from id `first` on, of which it has `n` of lower ids already, and keeps
+    /// the largest of what `adjust(id, logit)` makes of them.
+    ///
+    /// # Panics
+    /// `choice` is not among those that were planned.
+    pub fn push(
+        &mut self,
+        n: usize,
+        choice: usize,
+        first: u32,
+        logits: &[f32],
+        mut adjust: impl FnMut(u32, f32) -> f32,
+    ) {
+        let limit = self.limit;
+        let kept = &mut self.kept[choice * limit..][..limit];
+        let mut n_kept = limit.min(n);
+        self.n_pushed = n + logits.len();
+        for (id, &logit) in (first..).zip(logits) {
+            if !logit.is_finite() && self.not_finite.is_none_or(|(earlier, _)| choice < earlier) {
+                self.not_finite = Some((choice, Token(id)));
+            }
+            let candidate = candidate(adjust(id, logit), id);
+            if n_kept < limit {
+                kept[n_kept] = candidate;
+                n_kept += 1;
+                if n_kept == limit {
+                    // The worst on top, so that one comparison turns most later logits away.
+                    for i in (0..limit / 2).rev() {
+                        sift_down(kept, i);
+                    }
+                }
+            } else if candidate > kept[0] {
+                kept[0] = candidate;
+                sift_down(kept, 0);
+            }
+        }
+    }
+
+    /// Notes that a choice cannot be made, unless that is so of an earlier one.
+    pub(super) fn refuse(&mut self, choice: usize, token: Token) {
+        if self.not_finite.is_none_or(|(earlier, _)| choice < earlier) {
+            self.not_finite = Some((choice, token));
+        }
+    }
+
+    /// The first choice that was given a logit that is not finite, and whose logit it is.
+    pub fn not_finite(&self) -> Option<(usize, Token)> {
+        self.not_finite
+    }
+
+    /// What is kept for a choice, in any order.
+    pub(super) fn kept(&mut self, choice: usize) -> &mut [u64] {
+        &mut self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
+    }
+
+    /// Sorts the tokens of each of the first `choices` by id: before [`ids`](Shortlist::ids) and
+    /// [`rank`](Shortlist::rank).
+    pub fn sort(&mut self, choices: usize) {
+        (0..choices).for_each(|choice| self.kept(choice).sort_unstable_by_key(|&candidate| id(candidate)));
+    }
+
+    /// What is kept for a choice, and how many of them have an id below `token`.
+    fn below(&self, choice: usize, token: u32) -> (&[u64], usize) {
+        let kept = &self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)];
+        (kept, kept.partition_point(|&candidate| id(candidate) < token))
+    }
+
+    /// The ids of all tokens that any of the first `choices` has kept, ascending, each once.
+    pub fn ids(&self, choices: usize) -> impl Iterator<Item = u32> + Clone {
+        let mut least = 0;
+        iter::from_fn(move || {
+            let next = |choice| {
+                let (kept, below) = self.below(choice, least);
+                kept.get(below).map(|&candidate| id(candidate))
+            };
+            let found = (0..choices).filter_map(next).min()?;
+            least = found + 1;
+            Some(found)
+        })
+    }
+
+    /// How many tokens of lower ids a choice has kept, if it has kept this one.
+    pub fn rank(&self, choice: usize, token: u32) -> Option<usize> {
+        let (kept, below) = self.below(choice, token);
+        kept.get(below).filter(|&&candidate| id(candidate) == token).map(|_| below)
+    }
+}
+
+/// Restores a heap with the smallest on top, whose element `i` may be larger than its children.
+fn sift_down(heap: &mut [u64], mut i: usize) {
+    loop {
+        let mut child = 2 * i + 1;
+        if child >= heap.len() {
+            return;
+        }
+        if child + 1 < heap.len() && heap[child + 1] < heap[child] {
+            child += 1;
+        }
+        if heap[i] <= heap[child] {
+            return;
+        }
+        heap.swap(i, child);
+        i = child;
+    }
+}
