@@ -238,7 +238,9 @@ fn linear<S: Source>(
     Ok(ops::add_bias(src, &layer.bias, Some(next), y)?)
 }
 
-/// Causal attention of one position to all up to itself, whose rows `row` tells: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+/// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+///
+/// `row` tells where a position's key and value lie.
 fn attend(
     kv: &mut Kv,
     layer: usize,
