@@ -65,8 +65,8 @@ impl<'a> Session<'a> {
     /// Goes on from the text with as many sequences as [`gpt2::Options::sequences`] tells, side by side.
     ///
     /// Sequence `i` is, token by token and bit by bit, what this session would make from the seed that is `i` higher.
-    /// Each makes as many tokens as [`limit`](Session::limit) allows, those beside the first at most
-    /// [`gpt2::Options::own`], and none guesses or slides. Once this is dropped, the session's text is the prompt again.
+    /// Each makes as many tokens as [`limit`](Session::limit) allows, and at most [`gpt2::Options::own`]; none guesses or
+    /// slides. Once this is dropped, the session's text is the prompt again.
     ///
     /// There are none if the session was planned for fewer than two.
     ///
@@ -112,7 +112,7 @@ impl Sequences<'_, '_> {
     ///
     /// The first token of each comes from the last pass of the prompt; from there on one pass of the weights serves
     /// a token of every sequence that goes on, and reads [`Header::bytes_per_token`](gpt2::Header::bytes_per_token), and
-    /// a row of both embeddings more for each sequence but one.
+    /// a row of both embeddings more for each sequence but one; with a head in two stages, the candidates of all.
     ///
     /// # Errors
     /// The source failed → [`Error::Source`], and it may be called again; a logit is not finite → [`Error::Sampler`].

@@ -260,8 +260,9 @@ fn linear<S: Source>(
     Ok(ops::add_bias(src, &layer.bias, next.clone(), y)?)
 }
 
-/// Causal attention of one position to all up to itself, whose rows `row` tells, head by head:
-/// `out = softmax(q · kᵀ / √head_dim) · v`.
+/// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
+///
+/// `row` tells where a position's key and value lie.
 #[inline(always)]
 fn attend(
     kv: &mut Kv,
