@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::instructions::{self, Request};
 use crate::peer::{self, Build, Peer};
 use crate::process::{self, root};
 
@@ -37,6 +38,18 @@ pub(crate) struct Options {
     /// A Python environment that has the other program, built as you like; else one is made in target/bench
     #[arg(long, value_name = "DIR", requires = "against", conflicts_with = "portable")]
     venv: Option<PathBuf>,
+    /// Count the instructions of a token on this board, in the emulator
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "against"])]
+    board: Option<String>,
+    /// With --board: shape of the models that are made, as for `gptrickle synth`; DistilGPT2's where the board holds it
+    #[arg(long, value_name = "SHAPE", requires = "board")]
+    shape: Option<String>,
+    /// With --board: how many functions to list by their share of the instructions
+    #[arg(long, value_name = "N", requires = "board", default_value_t = 0)]
+    hot: usize,
+    /// With --board: tokens to count, after the first
+    #[arg(long, value_name = "N", requires = "board", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    tokens: u8,
     /// Threads of both
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -60,6 +73,11 @@ enum Other {
 /// A build or a run fails.
 pub(crate) fn bench(options: &Options) -> Result<()> {
     let ours = Ours::build(options)?;
+    if let Some(board) = &options.board {
+        let Options { kind: kinds, hot, .. } = options;
+        let (shape, tokens) = (options.shape.as_deref(), options.tokens.into());
+        return instructions::count(&Request { board, kinds, shape, hot: *hot, tokens, program: &ours.program });
+    }
     let models = models(&ours, options)?;
     match options.against {
         None => models.iter().try_for_each(|model| ours.show(model, options.repeat)),

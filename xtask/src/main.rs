@@ -7,6 +7,7 @@ mod checks;
 mod console;
 mod faults;
 mod firmware;
+mod instructions;
 mod log;
 mod parity;
 mod peer;
@@ -34,7 +35,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask boards             what firmware can be built for
   cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
   cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands
-  cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn";
+  cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn
+  cargo xtask bench --board mps2-an500 --type Q4_0 --hot 5       instructions for a multiply-accumulate";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -53,7 +55,7 @@ enum Verb {
     Qemu(qemu::Options),
     /// Build firmware for every board and write what it takes to firmware/SIZES.md
     Size,
-    /// Measure speed: alone, or beside llama.cpp on the same files
+    /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
     Bench(bench::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
