@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// A GGUF file; can be repeated. Without it, DistilGPT2 with random weights and a tied head is made
     #[arg(long, short, conflicts_with = "kind")]
     model: Vec<PathBuf>,
-    /// Type of the models that are made; can be repeated. Q2_K, Q4_0, Q4_K_M and Q8_0 if left out
+    /// Type of the models that are made; can be repeated. Q2_K, Q4_0, Q4_K_M and Q8_0 if left out, and six with --board
     #[arg(long = "type", value_name = "TYPE")]
     kind: Vec<String>,
     /// Measure another program on the same files, run by run in turn
@@ -51,11 +51,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", requires = "board", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
     tokens: u8,
     /// Threads of both
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
     /// Runs of each
-    #[arg(long, default_value_t = 5)]
-    repeat: usize,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+    repeat: u8,
     /// Options that both `gptrickle bench` and `gptrickle generate` get, such as --kv f16
     #[arg(last = true)]
     ours: Vec<String>,
@@ -117,7 +117,7 @@ impl Ours {
     }
 
     /// The table that a person sees.
-    fn show(&self, model: &Path, repeat: usize) -> Result<()> {
+    fn show(&self, model: &Path, repeat: u8) -> Result<()> {
         process::run(self.command("bench", model).args(["--repeat", &repeat.to_string()]))?;
         println!();
         Ok(())
