@@ -1,11 +1,13 @@
 //! gptrickle on the desk: the same core as on a board, fed from files.
 //!
 //! [`source`] holds where a model's bytes come from under an operating system, [`threads`] who multiplies them,
-//! [`board`] what a plan needs to know of a board, [`npy`] writes arrays for NumPy, and [`cli`] the command line's verbs.
+//! [`board`] what a plan needs to know of a board, [`npy`] writes arrays for NumPy, [`bandwidth`] tells what memory gives
+//! one core, and [`cli`] the command line's verbs.
 //! Files are made by [`synth`]: [`mix`] says which type each matrix has, [`encode`] makes its blocks, [`gguf_writer`]
 //! puts them into a file and [`output`] that file in its place, whole or not at all. Everything else is
 //! [`gptrickle_core`].
 
+pub mod bandwidth;
 pub mod board;
 pub mod cli;
 pub mod encode;

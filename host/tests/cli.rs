@@ -885,6 +885,43 @@ fn a_file_that_is_no_model_is_named() {
 }
 
 #[test]
+fn bench_tells_figures_of_both_phases_and_of_memory() {
+    let model = vector("tiny512/tiny512-Q4_K_M.gguf");
+    let bench = ["bench", "-m", &model, "--prompt", "9", "--decode", "4", "--repeat", "2"];
+    let report = run(&[&bench[..], &["--batch", "8", "--probe", "1MiB", "--json"]].concat()).json();
+    let positive = |value: &Value| assert!(value.as_f64().unwrap() > 0.0, "{report}");
+    for (phase, tokens) in [("prefill", 9), ("decode", 4)] {
+        let phase = &report[phase];
+        assert_eq!(phase["tokens"], tokens);
+        for figure in ["tokens_per_s", "bytes", "bytes_per_s", "macs", "macs_per_s"] {
+            positive(&phase[figure]);
+        }
+        let [min, median, max] = ["min", "median", "max"].map(|name| phase["seconds"][name].as_f64().unwrap());
+        assert!(0.0 < min && min <= median && median <= max, "{report}");
+    }
+    // Two batches for the prompt, one pass a token: the same bytes that inspect tells.
+    let inspected = run(&["inspect", "-m", &model, "--json"]).json();
+    let [blocks, head, token] =
+        ["block_bytes", "head_bytes", "bytes_per_token"].map(|name| inspected["run"][name].as_u64().unwrap());
+    let [prefill, decode] = ["prefill", "decode"].map(|phase| report[phase]["bytes"].as_u64().unwrap());
+    assert!(decode > 4 * (blocks + head) && decode <= 4 * token, "{report}");
+    assert!(prefill > 2 * blocks + head && prefill < 2 * token, "{report}");
+    for figure in ["first_token_s", "arena_bytes"] {
+        positive(&report[figure]);
+    }
+    if cfg!(target_os = "linux") {
+        positive(&report["peak_rss_bytes"]);
+    }
+    assert_eq!(report["memory"]["probe_bytes"], 1 << 20);
+    positive(&report["memory"]["decode_share"]);
+
+    let table = run(&[&bench[..], &["--probe", "0"]].concat()).ok();
+    assert!(table.contains("prefill") && table.contains("decode") && !table.contains("memory gives"), "{table}");
+    run(&["bench", "-m", &model]).fails(&["do not fit into a context of", "use a smaller --prompt"]);
+    run(&["bench", "--repeat", "0"]).misuse(&["--repeat"]);
+}
+
+#[test]
 fn a_buffer_must_hold_a_row() {
     let model = vector("tiny512/tiny512-Q8_0.gguf");
     let needed = run(&["inspect", "-m", &model, "--json"]).json()["run"]["longest_row_bytes"].as_u64().unwrap();

@@ -1,13 +1,16 @@
 //! Everything about this repository that is more than one cargo command.
 
+mod bench;
 mod boards;
 mod card;
 mod checks;
 mod console;
 mod faults;
 mod firmware;
+mod instructions;
 mod log;
 mod parity;
+mod peer;
 mod process;
 mod qemu;
 mod setup;
@@ -31,7 +34,9 @@ const EXAMPLES: &str = "Examples:
   cargo xtask test --board mps3-an547                            one board's firmware and nothing else
   cargo xtask boards             what firmware can be built for
   cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
-  cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands";
+  cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands
+  cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn
+  cargo xtask bench --board mps2-an500 --type Q4_0 --hot 5       instructions for a multiply-accumulate";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -50,6 +55,8 @@ enum Verb {
     Qemu(qemu::Options),
     /// Build firmware for every board and write what it takes to firmware/SIZES.md
     Size,
+    /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
+    Bench(bench::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
 }
@@ -60,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Size => size::size().map(|()| ExitCode::SUCCESS),
+        Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());
             Ok(ExitCode::SUCCESS)

@@ -308,7 +308,10 @@ pub(crate) fn command(board: &Board, elf: &Path, media: &Media, log: Option<&Pat
 }
 
 /// A path inside an option: QEMU doubles commas.
-fn value(path: &Path) -> Result<String> {
+///
+/// # Errors
+/// It is not UTF-8.
+pub(crate) fn value(path: &Path) -> Result<String> {
     Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.replace(',', ",,"))
 }
 

@@ -51,6 +51,7 @@ fn host(report: &mut Report, host_only: bool) {
     report.step("clippy", || {
         component(root(), "clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     });
+    report.step("instruction counter", instruction_counter);
     report.step("documentation", || {
         let doc = ["--workspace", "--no-deps", "--locked"];
         one(process::run(cargo("doc").args(doc).env("RUSTDOCFLAGS", "-D warnings")))
@@ -143,6 +144,15 @@ fn file_sizes() -> Result<Outcome> {
         ensure!(bytes <= 1 << 20, "{file} has {bytes} bytes");
     }
     Ok(Outcome::passed(1))
+}
+
+/// The plugin for QEMU, which is no member of the workspace.
+fn instruction_counter() -> Result<Outcome> {
+    let folder = root().join("xtask/counter");
+    component(&folder, "fmt", &["--check"])?;
+    let target = root().join("target/counter");
+    let target = target.to_str().context("the path of this repository is not UTF-8")?;
+    component(&folder, "clippy", &["--locked", "--target-dir", target, "--", "-D", "warnings"])
 }
 
 fn bare_metal(host_only: bool) -> Result<Outcome> {

@@ -330,6 +330,7 @@ fn generate<B: Board, S: Source>(
             ended => break ended,
         };
         tokens += 1;
+        token_made();
         match session.tokenizer().decode(source, token, Control::Ignore, &mut bytes) {
             Ok(len) => {
                 let Ok(_) = stream.push(&bytes[..len], |part| text.show(part));
@@ -357,6 +358,12 @@ fn generate<B: Board, S: Source>(
     log::info!("prompt of {=usize} tokens in {=u64} us", prompt_tokens, stats.prompt_us);
     log::info!("{=usize} tokens in {=u64} us", tokens, stats.tokens_us);
     Ok(stats)
+}
+
+/// Where `cargo xtask bench --board` tells one token's instructions from the next one's, by this function's address.
+#[inline(never)]
+fn token_made() {
+    core::hint::black_box(());
 }
 
 /// Whether a session that was planned for `planned` can run with `options`.

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it could not be done,
 //! 2 the command line is wrong, 130 interrupted.
 
+mod bench;
 mod generate;
 mod head_agreement;
 mod inspect;
@@ -38,6 +39,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle head-agreement -m untied.gguf -f story.txt
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
+  gptrickle bench -m synth.gguf
 
 Without -m, the built-in demo model is used: it writes short, simple stories.";
 
@@ -50,6 +52,7 @@ enum Verb {
     Inspect(inspect::Args),
     Plan(plan::Args),
     Synth(synth::Args),
+    Bench(bench::Args),
 }
 
 /// Runs the command line and says how the process ends.
@@ -62,6 +65,7 @@ pub fn run() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Synth(args) => synth::run(args),
+        Verb::Bench(args) => bench::run(args),
     };
     match result {
         Ok(code) => code,

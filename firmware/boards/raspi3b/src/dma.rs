@@ -112,6 +112,7 @@ impl Dma {
     }
 
     /// Waits until the memory that `start` was given is filled.
+    #[inline(never)] // as in sdhci.rs
     pub(crate) fn wait(&mut self) -> Result<(), i32> {
         let start = micros();
         let result = loop {
