@@ -12,7 +12,7 @@ use gptrickle::source::{Buffering, ModelFile};
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::generate::{Model, Options, Plan, Session};
 use gptrickle_core::gguf;
-use gptrickle_core::gpt2::{self, KvFormat};
+use gptrickle_core::gpt2::{self, Head, KvFormat};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::{Cause, Error, Source};
 use gptrickle_core::tokenizer::Token;
@@ -96,13 +96,13 @@ fn every_source_gives_the_same_logits() {
 }
 
 /// Greedy text of `n` tokens from a prompt of one; what the device read for it, in file order, and what a token needs.
-fn reads_of(file: &Arc<[u8]>, buffer: usize, ahead: bool, n: usize) -> (Vec<(u64, usize)>, u64) {
+fn reads_of(file: &Arc<[u8]>, head: Head, buffer: usize, ahead: bool, n: usize) -> (Vec<(u64, usize)>, u64) {
     let device = Device::new(file, 0..0);
     let reads = if ahead { Reads::ahead(device.clone(), buffer) } else { Ok(Reads::plain(device.clone(), buffer)) };
     let mut src = reads.unwrap();
     let model = Model::open(&mut src).unwrap();
     let state = gpt2::Options { context: 16, batch: 1, kv: KvFormat::F32, ..gpt2::Options::default() };
-    let options = Options { state, sampling: Params::greedy(), seed: 1, ..Options::default() };
+    let options = Options { state, sampling: Params::greedy(), seed: 1, head, ..Options::default() };
     let mut memory = vec![0; Plan::new(&model, &options).total() + ALIGN];
     let mut session = Session::new(&model, &options, &mut src, &mut Arena::new(&mut memory)).unwrap();
     session.push(&[Token(1)]).unwrap();
@@ -112,7 +112,8 @@ fn reads_of(file: &Arc<[u8]>, buffer: usize, ahead: bool, n: usize) -> (Vec<(u64
     drop(src); // the last hint, of the token after, is read before the thread ends
     let mut reads = device.reads();
     reads.sort_unstable();
-    (reads, model.header.bytes_per_token())
+    let header = &model.header;
+    (reads, header.bytes_per_token() - header.head_bytes + header.head_reads(head).unwrap())
 }
 
 /// What the device reads for a token is each weight once, however the hints cut the file, and no command ends where the
@@ -132,7 +133,7 @@ fn each_weight_is_read_once_in_few_commands() {
         let longest_row = Model::open(&mut &file[..]).unwrap().header.longest_row;
         for buffer in [longest_row, 4096, 32 << 10, 128 << 10] {
             let of = |ahead| {
-                let [(few, per_token), (many, _)] = [2, 6].map(|n| reads_of(file, buffer, ahead, n));
+                let [(few, per_token), (many, _)] = [2, 6].map(|n| reads_of(file, Head::Exact, buffer, ahead, n));
                 let sum = |reads: &[(u64, usize)]| reads.iter().map(|read| read.1 as u64).sum::<u64>();
                 let bytes = (sum(&many) - sum(&few)) / 4;
                 // The row of a tied embedding may be there from the head.
@@ -150,6 +151,23 @@ fn each_weight_is_read_once_in_few_commands() {
             let most = if ordered { 4 + (bytes as usize).div_ceil(full) } else { usize::MAX };
             for commands in [plain, ahead] {
                 assert!((least..=most).contains(&commands), "{name}, {buffer}: {commands} of {least}..={most}");
+            }
+        }
+    }
+}
+
+/// With a head in two stages too: the draft whole, the candidates' rows, and nothing that was only guessed to come next.
+#[test]
+fn two_stages_read_what_they_need() {
+    let file = bytes(&path("tiny512-untied", "Q2_K"));
+    let longest_row = Model::open(&mut &file[..]).unwrap().header.longest_row;
+    for candidates in [1, 16, 50] {
+        for buffer in [longest_row, 4096, 128 << 10] {
+            for ahead in [false, true] {
+                let head = Head::TwoStage { candidates };
+                let [(few, needed), (many, _)] = [2, 6].map(|n| reads_of(&file, head, buffer, ahead, n));
+                let sum = |reads: &[(u64, usize)]| reads.iter().map(|read| read.1 as u64).sum::<u64>();
+                assert_eq!(sum(&many) - sum(&few), 4 * needed, "{candidates} candidates through {buffer}, {ahead}");
             }
         }
     }
