@@ -10,7 +10,7 @@ use gptrickle_tests::faulty::{Fault, Faulty};
 use gptrickle_tests::vectors;
 use proptest::prelude::*;
 
-const KV: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
+const KV: [KvFormat; 4] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0];
 const NAMES: [&str; 2] = ["micro/micro-Q4_0.gguf", "tiny512-untied/tiny512-untied-Q2_K.gguf"];
 
 fn file(name: &str) -> Vec<u8> {

@@ -13,7 +13,7 @@ use gptrickle_core::tokenizer::{Control, Token};
 use gptrickle_tests::vectors;
 use proptest::prelude::*;
 
-const KV: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
+const KV: [KvFormat; 4] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0];
 const PROMPT: [Token; 5] = [Token(40), Token(11), Token(9), Token(77), Token(30)];
 
 fn file(name: &str) -> Vec<u8> {
@@ -178,6 +178,7 @@ fn a_restored_session_goes_on_as_if_nothing_had_happened() {
             KvFormat::F32 => 4.0,
             KvFormat::F16 => 2.0,
             KvFormat::Q8_0 => 1.125,
+            KvFormat::Q4_0 => 0.5625,
         };
         let mut other = Some(&mut other[..]);
         for at in [0, 1, 20, 50, made.len()] {

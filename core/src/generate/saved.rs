@@ -64,7 +64,7 @@ const NONE: u64 = u64::MAX;
 const HASHED: u32 = 1;
 /// The model ended the text.
 const ENDED: u32 = 2;
-const KV_FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
+const KV_FORMATS: [KvFormat; 4] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0];
 
 /// The checksum of `.xz` files; a table of 2 KiB.
 static CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);

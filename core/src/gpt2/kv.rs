@@ -1,4 +1,4 @@
-//! The KV cache: keys and values of every position so far, in f32, f16 or q8_0.
+//! The KV cache: keys and values of every position so far, in f32, f16, q8_0 or q4_0.
 
 use core::ops::Range;
 
@@ -17,6 +17,10 @@ pub enum KvFormat {
     F16,
     /// 1.125 bytes a value: int8 codes, an f32 scale for every 32 values of a position's row.
     Q8_0,
+    /// 0.5625 bytes a value: codes of 4 bits, an f16 scale for every 32 values of a position's row.
+    ///
+    /// Half of q8_0, and text that can be told from it: for what does not fit otherwise.
+    Q4_0,
 }
 
 impl KvFormat {
@@ -26,6 +30,7 @@ impl KvFormat {
             KvFormat::F32 => "f32",
             KvFormat::F16 => "f16",
             KvFormat::Q8_0 => "q8_0",
+            KvFormat::Q4_0 => "q4_0",
         }
     }
 }
@@ -35,7 +40,16 @@ impl KvFormat {
 enum Rows<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [u16]),
-    Q8_0 { q: &'a mut [i8], d: &'a mut [f32] },
+    Q8_0 {
+        q: &'a mut [i8],
+        d: &'a mut [f32],
+    },
+    /// Of each group's bytes, the low nibbles hold the first half, the high ones the second; a code less 8 times its
+    /// scale is the value.
+    Q4_0 {
+        q: &'a mut [u8],
+        d: &'a mut [u16],
+    },
 }
 
 impl<'a> Rows<'a> {
@@ -44,6 +58,7 @@ impl<'a> Rows<'a> {
             KvFormat::F32 => bytes_of::<f32>(n),
             KvFormat::F16 => bytes_of::<u16>(n),
             KvFormat::Q8_0 => bytes_of::<i8>(n).saturating_add(bytes_of::<f32>(n / GROUP)),
+            KvFormat::Q4_0 => bytes_of::<u8>(n / 2).saturating_add(bytes_of::<u16>(n / GROUP)),
         }
     }
 
@@ -52,6 +67,7 @@ impl<'a> Rows<'a> {
             KvFormat::F32 => Rows::F32(arena.take_as_is(n)?),
             KvFormat::F16 => Rows::F16(arena.take_as_is(n)?),
             KvFormat::Q8_0 => Rows::Q8_0 { q: arena.take_as_is(n)?, d: arena.take_as_is(n / GROUP)? },
+            KvFormat::Q4_0 => Rows::Q4_0 { q: arena.take_as_is(n / 2)?, d: arena.take_as_is(n / GROUP)? },
         })
     }
 
@@ -71,6 +87,12 @@ impl<'a> Rows<'a> {
                     quant::quantize(x, &mut q[at..][..GROUP], d, &mut [0; GROUP / HALF]);
                 }
             }
+            Rows::Q4_0 { q, d } => {
+                let groups = q[at / 2..].chunks_exact_mut(HALF).zip(&mut d[at / GROUP..]);
+                for ((q, d), x) in groups.zip(row.chunks_exact(GROUP)) {
+                    *d = quantize_nibbles(x, q);
+                }
+            }
         }
     }
 
@@ -79,6 +101,7 @@ impl<'a> Rows<'a> {
             Rows::F32(_) => KvFormat::F32,
             Rows::F16(_) => KvFormat::F16,
             Rows::Q8_0 { .. } => KvFormat::Q8_0,
+            Rows::Q4_0 { .. } => KvFormat::Q4_0,
         }
     }
 
@@ -88,6 +111,7 @@ impl<'a> Rows<'a> {
             Rows::F32(_) => n * size_of::<f32>(),
             Rows::F16(_) => n * size_of::<u16>(),
             Rows::Q8_0 { .. } => n + n / GROUP * size_of::<f32>(),
+            Rows::Q4_0 { .. } => n / 2 + n / GROUP * size_of::<u16>(),
         }
     }
 
@@ -100,6 +124,10 @@ impl<'a> Rows<'a> {
                 sink(bytemuck::cast_slice(&q[at.clone()]))?;
                 d[at.start / GROUP..at.end / GROUP].iter().try_for_each(|d| sink(&d.to_le_bytes()))
             }
+            Rows::Q4_0 { q, d } => {
+                sink(&q[at.start / 2..at.end / 2])?;
+                d[at.start / GROUP..at.end / GROUP].iter().try_for_each(|d| sink(&d.to_le_bytes()))
+            }
         }
     }
 
@@ -107,15 +135,14 @@ impl<'a> Rows<'a> {
     fn restore<E>(&mut self, at: Range<usize>, read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         match self {
             Rows::F32(values) => read_f32s(&mut values[at], read),
-            Rows::F16(values) => values[at].iter_mut().try_for_each(|value| {
-                let mut bytes = [0; size_of::<u16>()];
-                read(&mut bytes)?;
-                *value = u16::from_le_bytes(bytes);
-                Ok(())
-            }),
+            Rows::F16(values) => read_u16s(&mut values[at], read),
             Rows::Q8_0 { q, d } => {
                 read(bytemuck::cast_slice_mut(&mut q[at.clone()]))?;
                 read_f32s(&mut d[at.start / GROUP..at.end / GROUP], read)
+            }
+            Rows::Q4_0 { q, d } => {
+                read(&mut q[at.start / 2..at.end / 2])?;
+                read_u16s(&mut d[at.start / GROUP..at.end / GROUP], read)
             }
         }
     }
@@ -135,9 +162,41 @@ impl<'a> Rows<'a> {
                     *x = f32::from(q[i]) * d[i / GROUP];
                 }
             }
+            Rows::Q4_0 { q, d } => {
+                for (x, i) in buffer.iter_mut().zip(at) {
+                    let byte = q[i / GROUP * HALF + i % HALF];
+                    let code = (byte >> (i % GROUP / HALF * 4) & 15) as i8 - 8;
+                    *x = f32::from(code) * f16::from_bits(d[i / GROUP]).to_f32();
+                }
+            }
         }
         buffer
     }
+}
+
+/// Codes of a group in 16 bytes, and the bits of their f16 scale: the value furthest from 0 becomes code 0, as in GGUF's
+/// Q4_0. A NaN or an infinity makes the scale one, so that it cannot vanish.
+fn quantize_nibbles(x: &[f32], q: &mut [u8]) -> u16 {
+    let furthest = x.iter().fold(0.0f32, |furthest, &x| if x.abs() <= furthest.abs() { furthest } else { x });
+    let furthest = if x.iter().all(|x| x.is_finite()) { furthest } else { f32::NAN };
+    let d = furthest / -8.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let (low, high) = x.split_at(HALF);
+    // 8.5 and cutting off: the nearest code, of -8 to 7. A conversion saturates, and makes 0 of NaN.
+    let code = |x: f32| ((x * inverse + 8.5) as u8).min(15);
+    for ((q, &low), &high) in q.iter_mut().zip(low).zip(high) {
+        *q = code(low) | code(high) << 4;
+    }
+    f16::from_f32(d).to_bits()
+}
+
+fn read_u16s<E>(values: &mut [u16], read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+    values.iter_mut().try_for_each(|value| {
+        let mut bytes = [0; size_of::<u16>()];
+        read(&mut bytes)?;
+        *value = u16::from_le_bytes(bytes);
+        Ok(())
+    })
 }
 
 fn read_f32s<E>(values: &mut [f32], read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {

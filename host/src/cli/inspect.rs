@@ -175,7 +175,8 @@ impl Run {
         let header = &model.header;
         let n_ctx = header.config.n_ctx;
         let contexts = [128, 256, 512, 1024].into_iter().filter(|&context| context < n_ctx).chain([n_ctx]);
-        let kinds = [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("q8_0", KvFormat::Q8_0)];
+        let kinds =
+            [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("q8_0", KvFormat::Q8_0), ("q4_0", KvFormat::Q4_0)];
         let plans = contexts.flat_map(|context| kinds.map(|(name, kv)| (context, name, kv)));
         Run {
             tied: header.tied,

@@ -214,6 +214,8 @@ enum Kv {
     F16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl MemoryArgs {
@@ -235,6 +237,7 @@ impl MemoryArgs {
             Kv::F32 => KvFormat::F32,
             Kv::F16 => KvFormat::F16,
             Kv::Q8_0 => KvFormat::Q8_0,
+            Kv::Q4_0 => KvFormat::Q4_0,
         };
         let context = self.context.unwrap_or(config.n_ctx);
         if context == 0 || context > config.n_ctx {

@@ -339,8 +339,8 @@ impl Limit {
         let needs = format!("{} bytes are needed, {} are there", report.total_bytes, self.ram_bytes);
         match self.largest_context {
             Some(largest) => format!("{needs}: --context {largest} fits"),
-            None if state.batch > 1 => format!("{needs}, and no context fits: try --batch 1 or --kv q8_0"),
-            None => format!("{needs}, and no context fits: try --kv q8_0, a smaller --buffer or a smaller model"),
+            None if state.batch > 1 => format!("{needs}, and no context fits: try --batch 1 or --kv q4_0"),
+            None => format!("{needs}, and no context fits: try --kv q4_0, a smaller --buffer or a smaller model"),
         }
     }
 }
