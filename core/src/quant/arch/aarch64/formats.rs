@@ -16,6 +16,8 @@ pub(super) trait Run {
     const ZERO: i32 = 0;
     /// Whether each half group has its own scale.
     const HALVES: bool = false;
+    /// Whether the registers suffice for two rows at once.
+    const TWO_ROWS: bool = false;
     /// What is unpacked once for the whole run.
     type Scales: Copy;
 
@@ -113,6 +115,7 @@ macro_rules! blocks {
                 const BYTES: usize = EIGHT * $format::BYTES;
                 const MAX: i32 = $max;
                 const ZERO: i32 = $zero;
+                const TWO_ROWS: bool = true;
                 type Scales = ();
 
                 #[inline(always)]

@@ -15,8 +15,8 @@
 //! Integers are exact in any order and each float operation is the definition's, so the bits are, too.
 //!
 //! # Beyond it
-//! - A tile is [`ROWS`] rows by one activation row, which share the loads of activations, or one row by [`COLUMNS`]
-//!   activation rows, which share the unpacked codes.
+//! - A tile is one row by [`COLUMNS`] activation rows, which share the unpacked codes, or by one. Of formats that need
+//!   few registers [`ROWS`] rows by one activation row share the loads of activations.
 //! - Partial sums stay 16 bits wide as long as a format's codes let them: see `neon::Long`.
 //! - A row that ends within a run is filled up with zeros. They add 0 to lanes that started as +0: nothing changes.
 //! - `formats` says for each format where its codes and scales are; `neon` has the instructions.
@@ -30,11 +30,11 @@ use core::array::from_fn;
 
 use self::formats::*;
 use self::neon::*;
-use super::super::{Batch, Format, GROUP, HALF, LANES, SUPER, generic, sum_lanes};
+use super::super::{Batch, FLOAT_LANES, Format, LANES, SUPER, q8_0};
 use super::{Isa, Kernel};
 
 /// Rows that meet one activation row together.
-const ROWS: usize = 4;
+const ROWS: usize = 2;
 /// Activation rows that meet one row together.
 const COLUMNS: usize = 4;
 
@@ -70,14 +70,16 @@ pub(super) fn run_dot<R>(kernel: Kernel, f: impl FnOnce() -> R) -> R {
 /// [`super::super::multiply`] with the instructions of `kernel`.
 pub(super) fn multiply(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     match kernel.0 {
-        Isa::NeonDot => by::<Dot>(kernel, format, rows, x, products),
-        _ => by::<Long>(kernel, format, rows, x, products),
+        Isa::NeonDot => by::<Dot>(format, rows, x, products),
+        _ => by::<Long>(format, rows, x, products),
     }
 }
 
-fn by<M: Multiplier>(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
+fn by<M: Multiplier>(format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     match format {
-        Format::F32 | Format::F16 | Format::BF16 => kernel.run(|| generic(format, rows, x, products)),
+        Format::F32 => floats(rows, x, products, load_16_f32),
+        Format::F16 => floats(rows, x, products, load_16_f16),
+        Format::BF16 => floats(rows, x, products, load_16_bf16),
         Format::Q4_0 => tiles::<M, Q4_0>(rows, x, products),
         Format::Q4_1 => tiles::<M, Q4_1>(rows, x, products),
         Format::Q5_0 => tiles::<M, Q5_0>(rows, x, products),
@@ -108,13 +110,46 @@ fn tiles<M: Multiplier, F: Run>(rows: &[u8], x: &Batch, products: &mut [f32]) {
     }
     for b in wide..batch {
         let column = Column::of(x, b);
-        let tall = n_rows / ROWS * ROWS;
+        let tall = if F::TWO_ROWS { n_rows / ROWS * ROWS } else { 0 };
         for r in (0..tall).step_by(ROWS) {
             let tile = tile::<M, F, ROWS, 1>(from_fn(|i| row(r + i)), [column]);
             (0..ROWS).for_each(|i| products[(r + i) * batch + b] = tile[i][0]);
         }
         for r in tall..n_rows {
             products[r * batch + b] = tile::<M, F, 1, 1>([row(r)], [column])[0][0];
+        }
+    }
+}
+
+/// All products of rows of BYTES a weight that `load` makes f32, 16 at once. What is left of a row is filled with zeros,
+/// which change no lane.
+#[inline(always)]
+fn floats<const BYTES: usize>(
+    rows: &[u8],
+    x: &Batch,
+    products: &mut [f32],
+    load: fn(&[[u8; BYTES]; 16]) -> [F32x4; 4],
+) {
+    let batch = x.len();
+    let weights = rows.as_chunks::<BYTES>().0;
+    for (products, weights) in products.chunks_exact_mut(batch).zip(weights.chunks_exact(x.cols)) {
+        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(x.cols)) {
+            let mut lanes = [vdupq_n_f32(0.0); 4];
+            let mut add = |w: &[[u8; BYTES]; 16], x: &[f32; 16]| {
+                let x = x.as_chunks().0;
+                for ((lanes, w), x) in lanes.iter_mut().zip(load(w)).zip(x) {
+                    *lanes = vaddq_f32(*lanes, vmulq_f32(w, load_f32(x)));
+                }
+            };
+            let ((w, w_rest), (x, x_rest)) = (weights.as_chunks(), x.as_chunks());
+            w.iter().zip(x).for_each(|(w, x)| add(w, x));
+            if !w_rest.is_empty() {
+                let mut w = [[0; BYTES]; FLOAT_LANES];
+                w[..w_rest.len()].copy_from_slice(w_rest);
+                add(&w, &filled(x_rest));
+            }
+            let [a, b, c, d] = lanes;
+            *product = sum_4_lanes(vaddq_f32(vaddq_f32(a, c), vaddq_f32(b, d)));
         }
     }
 }
@@ -127,34 +162,31 @@ struct Activations<'a> {
     sums: &'a [[i16; 8]; 2],
 }
 
-/// An activation row in runs, and the groups after the last one.
+/// An activation row: its runs, and the groups after the last one.
 #[derive(Clone, Copy)]
 struct Column<'a> {
-    q: &'a [i8],
-    d: &'a [f32],
-    sums: &'a [i16],
+    q: (&'a [[[i8; 16]; SUPER / 16]], &'a [i8]),
+    d: (&'a [[[f32; 4]; 2]], &'a [f32]),
+    sums: (&'a [[[i16; 8]; 2]], &'a [i16]),
 }
 
 impl<'a> Column<'a> {
     #[inline(always)]
     fn of(x: &Batch<'a>, b: usize) -> Column<'a> {
         let x = x.row(b);
-        Column { q: x.q, d: x.d, sums: x.sums }
-    }
-
-    /// Run `i`.
-    #[inline(always)]
-    fn run(&self, i: usize) -> Activations<'a> {
-        Activations {
-            q: &self.q.as_chunks().0.as_chunks().0[i],
-            d: &self.d.as_chunks().0.as_chunks().0[i],
-            sums: &self.sums.as_chunks().0.as_chunks().0[i],
-        }
+        Column { q: runs(x.q), d: runs(x.d), sums: runs(x.sums) }
     }
 }
 
+/// Runs of A arrays of N, and what is left.
+#[inline(always)]
+fn runs<T, const N: usize, const A: usize>(all: &[T]) -> (&[[[T; N]; A]], &[T]) {
+    let (whole, rest) = all.split_at(all.len() / (N * A) * (N * A));
+    (whole.as_chunks().0.as_chunks().0, rest)
+}
+
 /// A run's worth of bytes of the largest block of one group.
-const LARGEST: usize = 8 * super::super::q8_0::BYTES;
+const LARGEST: usize = LANES * q8_0::BYTES;
 
 /// The products of R rows with C activation rows.
 #[inline(always)]
@@ -163,35 +195,33 @@ fn tile<M: Multiplier, F: Run, const R: usize, const C: usize>(
     columns: [Column<'_>; C],
 ) -> [[f32; C]; R] {
     let mut lanes = [[[vdupq_n_f32(0.0); 2]; C]; R];
-    let mut runs = rows.map(|row| row.chunks_exact(F::BYTES));
-    let groups = columns[0].d.len();
-    for i in 0..groups / LANES {
-        let runs = runs.each_mut().map(|run| run.next().unwrap_or(&[]));
-        add_run::<M, F, R, C>(&mut lanes, runs, columns.map(|x| x.run(i)));
+    let n = rows[0].len() / F::BYTES;
+    let rows = rows.map(|row| row.split_at(n * F::BYTES));
+    let (q, d, sums) = (columns.map(|x| &x.q.0[..n]), columns.map(|x| &x.d.0[..n]), columns.map(|x| &x.sums.0[..n]));
+    for i in 0..n {
+        // SAFETY: the first part of each row was made to have n runs.
+        let runs = rows.map(|(runs, _)| unsafe { runs.get_unchecked(i * F::BYTES..(i + 1) * F::BYTES) });
+        let x = from_fn(|c| Activations { q: &q[c][i], d: &d[c][i], sums: &sums[c][i] });
+        add_run::<M, F, R, C>(&mut lanes, runs, x);
     }
-    if !groups.is_multiple_of(LANES) {
-        let mut filled = [[0; LARGEST]; R];
-        for (filled, runs) in filled.iter_mut().zip(&runs) {
-            let rest = runs.remainder();
-            filled[..rest.len()].copy_from_slice(rest);
-        }
-        let (mut q, mut d, mut sums) = ([[0; SUPER]; C], [[0.0; LANES]; C], [[0; 2 * LANES]; C]);
-        let whole = groups / LANES * LANES;
-        for (c, x) in columns.iter().enumerate() {
-            let (rest_q, rest_d, rest_sums) = (&x.q[whole * GROUP..], &x.d[whole..], &x.sums[whole * GROUP / HALF..]);
-            q[c][..rest_q.len()].copy_from_slice(rest_q);
-            d[c][..rest_d.len()].copy_from_slice(rest_d);
-            sums[c][..rest_sums.len()].copy_from_slice(rest_sums);
-        }
-        let x = from_fn(|c| Column { q: &q[c], d: &d[c], sums: &sums[c] }.run(0));
-        add_run::<M, F, R, C>(&mut lanes, filled.each_ref().map(|filled| &filled[..F::BYTES]), x);
+    if !rows[0].1.is_empty() {
+        let fill = rows.map(|(_, rest)| filled::<u8, LARGEST>(rest));
+        let (q, d, sums) = (
+            columns.map(|x| filled::<i8, SUPER>(x.q.1)),
+            columns.map(|x| filled::<f32, LANES>(x.d.1)),
+            columns.map(|x| filled::<i16, { 2 * LANES }>(x.sums.1)),
+        );
+        let x = from_fn(|c| Activations { q: &runs(&q[c]).0[0], d: &runs(&d[c]).0[0], sums: &runs(&sums[c]).0[0] });
+        add_run::<M, F, R, C>(&mut lanes, fill.each_ref().map(|fill| &fill[..F::BYTES]), x);
     }
-    lanes.map(|lanes| {
-        lanes.map(|[low, high]| {
-            let ([a, b, c, d], [e, f, g, h]) = (store_f32(low), store_f32(high));
-            sum_lanes([a, b, c, d, e, f, g, h])
-        })
-    })
+    lanes.map(|lanes| lanes.map(|[low, high]| sum_4_lanes(vaddq_f32(low, high))))
+}
+
+/// `part`, and zeros.
+fn filled<T: Copy + Default, const N: usize>(part: &[T]) -> [T; N] {
+    let mut all = [T::default(); N];
+    all[..part.len()].copy_from_slice(part);
+    all
 }
 
 /// Adds eight groups to their lanes.

@@ -46,7 +46,6 @@ intrinsics! {
     vorrq_u8(a: U8x16, b: U8x16) -> U8x16;
     vpaddlq_s16(a: I16x8) -> I32x4;
     vpaddq_s16(a: I16x8, b: I16x8) -> I16x8;
-    vpaddq_s32(a: I32x4, b: I32x4) -> I32x4;
     vqtbl1q_s8(table: I8x16, at: U8x16) -> I8x16;
     vqtbl1q_u8(table: U8x16, at: U8x16) -> U8x16;
     vreinterpretq_s8_u8(a: U8x16) -> I8x16;
@@ -165,12 +164,68 @@ pub(super) fn load_f32(from: &[f32; 4]) -> F32x4 {
     unsafe { arch::vld1q_f32(from.as_ptr()) }
 }
 
+/// Pairwise sums: the compiler takes the intrinsic apart, into three instructions.
 #[inline(always)]
-pub(super) fn store_f32(v: F32x4) -> [f32; 4] {
-    let mut to = [0.0; 4];
-    // SAFETY: there are 4.
-    unsafe { arch::vst1q_f32(to.as_mut_ptr(), v) };
-    to
+pub(super) fn vpaddq_s32(a: I32x4, b: I32x4) -> I32x4 {
+    let sums;
+    // SAFETY: NEON is there.
+    unsafe {
+        asm!("addp {sums:v}.4s, {a:v}.4s, {b:v}.4s", sums = lateout(vreg) sums, a = in(vreg) a, b = in(vreg) b,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    sums
+}
+
+/// 16 weights as they are.
+#[inline(always)]
+pub(super) fn load_16_f32(from: &[[u8; 4]; 16]) -> [F32x4; 4] {
+    // SAFETY: 64 bytes, at any address.
+    unsafe {
+        let from: *const u8 = from.as_ptr().cast();
+        [0, 16, 32, 48].map(|at| arch::vreinterpretq_f32_u8(arch::vld1q_u8(from.add(at))))
+    }
+}
+
+/// 16 f16 as f32.
+#[inline(always)]
+pub(super) fn load_16_f16(from: &[[u8; 2]; 16]) -> [F32x4; 4] {
+    let from = from.as_flattened();
+    let ([a, b], [c, d]) = (widen_8_f16(load(from, 0)), widen_8_f16(load(from, 16)));
+    [a, b, c, d]
+}
+
+/// Eight f16 as f32. The intrinsic needs a type that is unstable yet.
+#[inline(always)]
+fn widen_8_f16(halves: U8x16) -> [F32x4; 2] {
+    let (low, high): (F32x4, F32x4);
+    // SAFETY: conversions that every processor with NEON has; exact.
+    unsafe {
+        asm!("fcvtl {low:v}.4s, {halves:v}.4h", "fcvtl2 {high:v}.4s, {halves:v}.8h",
+             low = out(vreg) low, high = lateout(vreg) high, halves = in(vreg) halves,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    [low, high]
+}
+
+/// 16 bf16 as f32: they are its high halves.
+#[inline(always)]
+pub(super) fn load_16_bf16(from: &[[u8; 2]; 16]) -> [F32x4; 4] {
+    let from = from.as_flattened();
+    let zero = vdupq_n_u8(0);
+    // SAFETY: NEON is there.
+    let widen = |at| unsafe {
+        let [zero, halves] = [zero, load(from, at)].map(|v| arch::vreinterpretq_u16_u8(v));
+        [arch::vzip1q_u16(zero, halves), arch::vzip2q_u16(zero, halves)].map(|v| arch::vreinterpretq_f32_u16(v))
+    };
+    let ([a, b], [c, d]) = (widen(0), widen(16));
+    [a, b, c, d]
+}
+
+/// The sum of lanes as [`crate::quant::sum_lanes`] adds them: each with the one two further on, then the two.
+#[inline(always)]
+pub(super) fn sum_4_lanes(lanes: F32x4) -> f32 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vpadds_f32(arch::vadd_f32(arch::vget_low_f32(lanes), arch::vget_high_f32(lanes))) }
 }
 
 /// The f16 at `at`, as f32, four times.
