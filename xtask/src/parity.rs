@@ -66,8 +66,8 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]
     }
     for (board, elf) in boards {
         let families: &[&str] = match board.name {
-            // Every type on an Arm with Helium and on a RISC-V.
-            "mps3-an547" | "riscv64-virt" => &["micro", "tiny512", "tiny512-untied"],
+            // Every type on an Arm with Helium, on AArch64 and on a RISC-V.
+            "mps3-an547" | "riscv64-virt" | "aarch64-virt" => &["micro", "tiny512", "tiny512-untied"],
             _ => &["micro"],
         };
         for family in families {

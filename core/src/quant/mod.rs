@@ -362,7 +362,14 @@ pub fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
 /// Elements past the shorter row's end do not count.
 #[inline(always)]
 pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    dot_float(a.iter().copied(), b)
+    let n = a.len().min(b.len());
+    let mut lanes = [0.0; FLOAT_LANES];
+    let ((a, a_rest), (b, b_rest)) = (a[..n].as_chunks::<FLOAT_LANES>(), b[..n].as_chunks::<FLOAT_LANES>());
+    for (a, b) in a.iter().zip(b) {
+        lanes.iter_mut().zip(a).zip(b).for_each(|((lane, a), b)| *lane += a * b);
+    }
+    lanes.iter_mut().zip(a_rest).zip(b_rest).for_each(|((lane, a), b)| *lane += a * b);
+    sum_lanes(lanes)
 }
 
 /// [`dot_f32`] of weights as they are decoded.

@@ -3,6 +3,8 @@
 //! The functions of each format's file are the definition and the judge. What stands here only adds speed: a kernel
 //! returns the same bits, and where it has nothing faster, the definition is called.
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -21,6 +23,10 @@ enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Neon,
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    NeonDot,
 }
 
 /// All kernels of this build, the fastest last.
@@ -30,6 +36,10 @@ const ALL: &[Isa] = &[
     Isa::Avx2,
     #[cfg(target_arch = "x86_64")]
     Isa::Avx512,
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Isa::Neon,
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Isa::NeonDot,
 ];
 
 impl Isa {
@@ -41,6 +51,10 @@ impl Isa {
             Isa::Avx2 => x86::has_avx2(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::has_avx512(),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::Neon => true,
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::NeonDot => aarch64::has_dot_product(),
         }
     }
 }
@@ -67,6 +81,10 @@ impl Kernel {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::Neon => "neon",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::NeonDot => "neon-dot",
         }
     }
 
@@ -81,6 +99,10 @@ impl Kernel {
             Isa::Avx2 => x86::run_avx2(self, f),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::run_avx512(self, f),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::Neon => f(),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::NeonDot => aarch64::run_dot(self, f),
         }
     }
 
@@ -90,6 +112,8 @@ impl Kernel {
             Isa::Generic => generic(format, rows, x, products),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512 => self.run(|| generic(format, rows, x, products)),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::Neon | Isa::NeonDot => aarch64::multiply(self, format, rows, x, products),
         }
     }
 }
