@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it could not be done,
 //! 2 the command line is wrong, 130 interrupted.
 
+mod convert;
 mod generate;
 mod inspect;
 mod logits;
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
+  gptrickle convert my-gpt2 --type Q4_K_M -o my-gpt2.gguf
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
 Without -m, the built-in demo model is used: it writes short, simple stories.";
@@ -46,6 +48,7 @@ enum Verb {
     Logits(logits::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
+    Convert(convert::Args),
     Synth(synth::Args),
 }
 
@@ -57,6 +60,7 @@ pub fn run() -> ExitCode {
         Verb::Logits(args) => logits::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::Convert(args) => convert::run(args),
         Verb::Synth(args) => synth::run(args),
     };
     match result {
