@@ -2,8 +2,9 @@
 //!
 //! [`source`] holds where a model's bytes come from under an operating system, [`threads`] who multiplies them,
 //! [`board`] what a plan needs to know of a board, [`npy`] writes arrays for NumPy, and [`cli`] the command line's verbs.
-//! Files are made by [`synth`], and by [`convert`] from a [`checkpoint`] of transformers: [`mix`] says which type each matrix has, [`encode`] makes its blocks, [`gguf_writer`]
-//! puts them into a file and [`output`] that file in its place, whole or not at all. Everything else is
+//! Files are made by [`synth`], and by [`convert`] from a [`checkpoint`] of transformers: [`mix`] says which type each
+//! matrix has, [`encode`] makes its blocks, [`gguf_writer`] puts them into a file and [`output`] that file in its place,
+//! whole or not at all. [`verify`] reads all of a file and says what is wrong with it. Everything else is
 //! [`gptrickle_core`].
 
 pub mod board;
@@ -18,3 +19,4 @@ pub mod output;
 pub mod source;
 pub mod synth;
 pub mod threads;
+pub mod verify;

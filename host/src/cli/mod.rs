@@ -11,6 +11,7 @@ mod model;
 mod plan;
 mod synth;
 mod tokenize;
+mod verify;
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
+  gptrickle verify model.gguf
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
   gptrickle convert my-gpt2 --type Q4_K_M -o my-gpt2.gguf
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
@@ -47,6 +49,7 @@ enum Verb {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     Plan(plan::Args),
     Convert(convert::Args),
     Synth(synth::Args),
@@ -59,6 +62,7 @@ pub fn run() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Verify(args) => verify::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Synth(args) => synth::run(args),
