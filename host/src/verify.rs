@@ -5,7 +5,7 @@
 //! nonsense, is a problem; what is only strange is a remark.
 //!
 //! Checksums: a file may have a table of CRC-32 (ISO-HDLC, as in zip and PNG) in its metadata, one for each
-//! [`CHUNK_BYTES`](CRC_CHUNK) bytes from the first tensor to the end of the last, the last chunk as long as it is.
+//! [`CRC_CHUNK`] bytes from the first tensor to the end of the last, the last chunk as long as it is.
 
 use std::collections::HashSet;
 

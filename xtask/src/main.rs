@@ -6,6 +6,7 @@ mod checks;
 mod console;
 mod faults;
 mod firmware;
+mod image;
 mod log;
 mod parity;
 mod process;
@@ -31,7 +32,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask test --board mps3-an547                            one board's firmware and nothing else
   cargo xtask boards             what firmware can be built for
   cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
-  cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands";
+  cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands
+  cargo xtask image --board raspi3b --model distilgpt2.Q4_K_M.gguf -o sd.img         a card for it";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -48,6 +50,8 @@ enum Verb {
     Setup,
     /// Run a board in the emulator, for one prompt or as a console
     Qemu(qemu::Options),
+    /// Write a card, a disk or a memory image with a model, for a board or its emulator
+    Image(image::Options),
     /// Build firmware for every board and write what it takes to firmware/SIZES.md
     Size,
     /// List the boards: core, memory, how the model reaches them, what fits
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Test { host_only, board } => test::test(host_only, &board),
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
         Verb::Qemu(options) => qemu::qemu(&options),
+        Verb::Image(options) => image::image(&options).map(|()| ExitCode::SUCCESS),
         Verb::Size => size::size().map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());

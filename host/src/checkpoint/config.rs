@@ -32,17 +32,13 @@ pub struct Config {
     special: Map<String, Value>, // all keys, of which NAME_token_id are asked for
 }
 
-/// The keys that matter, the shape's also by the names that other models have for them.
+/// The keys that matter.
 #[derive(Deserialize)]
 struct Keys {
-    #[serde(alias = "num_hidden_layers")]
     n_layer: usize,
-    #[serde(alias = "num_attention_heads")]
     n_head: usize,
-    #[serde(alias = "hidden_size")]
     n_embd: usize,
     n_inner: Option<usize>,
-    #[serde(alias = "max_position_embeddings")]
     n_positions: Option<usize>,
     n_ctx: Option<usize>,
     vocab_size: usize,
@@ -134,14 +130,6 @@ mod tests {
         assert_eq!((config.token("eos"), config.token("bos"), config.token("unk")), (Some(7), Some(9), None));
         let config = read(|keys| keys["n_inner"] = 96.into()).unwrap();
         assert_eq!(config.n_ff, 96);
-        let other_names = read(|keys| {
-            let keys = keys.as_object_mut().unwrap();
-            for (old, new) in [("n_layer", "num_hidden_layers"), ("n_positions", "max_position_embeddings")] {
-                let value = keys.remove(old).unwrap();
-                keys.insert(new.into(), value);
-            }
-        });
-        assert_eq!(other_names.map(|config| (config.n_layer, config.n_ctx)).unwrap(), (2, 32));
     }
 
     #[test]

@@ -15,12 +15,13 @@ use crate::mix::FileType;
 use crate::output::Output;
 
 const EXAMPLES: &str = "Examples:
-  gptrickle convert my-gpt2 -o my-gpt2.gguf                     F16: half the size of F32, as good
-  gptrickle convert my-gpt2 --type Q4_K_M -o my-gpt2-Q4_K_M.gguf
-  gptrickle convert my-gpt2 --type F32 -o my-gpt2-F32.gguf      every value as it is
+  gptrickle convert my-gpt2 -o my-gpt2.gguf                         F16
+  gptrickle convert my-gpt2 --type Q4_K_M -o my-gpt2-Q4_K_M.gguf    for a board
+  gptrickle convert my-gpt2 --type F32 -o my-gpt2-F32.gguf          every value as it is
 
-DIR is what save_pretrained of a GPT2LMHeadModel and its tokenizer wrote, or a clone of a model's repository: config.json,
-model.safetensors (or its index and shards; F32, F16 or BF16), tokenizer.json (or vocab.json and merges.txt).";
+DIR is what save_pretrained of a GPT2LMHeadModel and of its tokenizer wrote, or a clone of a model's
+repository: config.json, model.safetensors (or its index and shards; F32, F16 or BF16) and
+tokenizer.json (or vocab.json and merges.txt).";
 
 /// Make a GGUF file of a GPT-2 checkpoint of transformers
 #[derive(Debug, clap::Args)]
