@@ -714,7 +714,10 @@ fn any_number_of_heads_gives_the_logits_of_the_definition() {
         ];
         let [f32, kv_f16, kv_q8_0, kv_q4_0, q8_0] = errors;
         println!("{n_embd:6} {n_head:6} {n_ff:5} {f32:9.2e} {kv_f16:9.2e} {kv_q8_0:9.2e} {kv_q4_0:9.2e} {q8_0:9.2e}");
-        assert!(f32 < 2e-6 && kv_f16 < 1e-3 && kv_q8_0 < 2e-2 && kv_q4_0 < 0.25 && q8_0 < 4e-2, "{shape:?}: {errors:?}");
+        assert!(
+            f32 < 2e-6 && kv_f16 < 1e-3 && kv_q8_0 < 2e-2 && kv_q4_0 < 0.25 && q8_0 < 4e-2,
+            "{shape:?}: {errors:?}"
+        );
     }
 }
 

@@ -140,6 +140,11 @@ impl Writer {
         self
     }
 
+    /// The most bytes that go in front of tensors so that all are aligned.
+    pub fn most_padding(&self) -> u64 {
+        self.alignment * self.tensors.len() as u64
+    }
+
     /// Writes the header; the data of the tensors is to follow in their order.
     ///
     /// # Errors

@@ -3,13 +3,16 @@
 //! [`source`] holds where a model's bytes come from under an operating system, [`threads`] who multiplies them,
 //! [`board`] what a plan needs to know of a board, [`npy`] writes arrays for NumPy, [`bandwidth`] tells what memory gives
 //! one core, and [`cli`] the command line's verbs.
-//! Files are made by [`synth`]: [`mix`] says which type each matrix has, [`encode`] makes its blocks, [`gguf_writer`]
-//! puts them into a file and [`output`] that file in its place, whole or not at all. Everything else is
+//! Files are made by [`synth`], and by [`convert`] from a [`checkpoint`] of transformers: [`mix`] says which type each
+//! matrix has, [`encode`] makes its blocks, [`gguf_writer`] puts them into a file and [`output`] that file in its place,
+//! whole or not at all. [`verify`] reads all of a file and says what is wrong with it. Everything else is
 //! [`gptrickle_core`].
 
 pub mod bandwidth;
 pub mod board;
+pub mod checkpoint;
 pub mod cli;
+pub mod convert;
 pub mod encode;
 pub mod gguf_writer;
 pub mod mix;
@@ -18,3 +21,4 @@ pub mod output;
 pub mod source;
 pub mod synth;
 pub mod threads;
+pub mod verify;

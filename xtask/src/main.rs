@@ -7,6 +7,7 @@ mod checks;
 mod console;
 mod faults;
 mod firmware;
+mod image;
 mod instructions;
 mod log;
 mod parity;
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask boards             what firmware can be built for
   cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
   cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands
+  cargo xtask image --board raspi3b --model distilgpt2.Q4_K_M.gguf -o sd.img         a card for it
   cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn
   cargo xtask bench --board mps2-an500 --type Q4_0 --hot 5       instructions for a multiply-accumulate";
 
@@ -53,6 +55,8 @@ enum Verb {
     Setup,
     /// Run a board in the emulator, for one prompt or as a console
     Qemu(qemu::Options),
+    /// Write a card, a disk or a memory image with a model, for a board or its emulator
+    Image(image::Options),
     /// Build firmware for every board and write what it takes to firmware/SIZES.md
     Size,
     /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Test { host_only, board } => test::test(host_only, &board),
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
         Verb::Qemu(options) => qemu::qemu(&options),
+        Verb::Image(options) => image::image(&options).map(|()| ExitCode::SUCCESS),
         Verb::Size => size::size().map(|()| ExitCode::SUCCESS),
         Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
         Verb::Boards => {

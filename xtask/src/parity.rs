@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::boards::Board;
 use crate::checks::Check;
 use crate::console::Console;
+use crate::image;
 use crate::process::{self, root};
 use crate::qemu::{self, Media};
 
@@ -46,7 +47,8 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]
     let mut add = |board: &'static Board, elf: &Path, model: &Path, request: Request| {
         let name = format!("{}, {} tokens", model.file_name().unwrap_or_default().display(), request.tokens);
         let (elf, model) = (elf.to_owned(), model.to_owned());
-        checks.push(Check { board, name, run: Box::new(move || equal(board, &elf, &model, request)) });
+        let run = move || equal(board, &elf, &model, &Media::prepare(board, Some(&model))?, request);
+        checks.push(Check { board, name, run: Box::new(run) });
     };
     for (board, elf) in boards {
         let tokens = match board.name {
@@ -76,13 +78,28 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]
             }
         }
     }
+    for (board, elf) in boards {
+        let (board, elf, model) = (*board, elf.clone(), root().join("tests/vectors/micro/micro-Q4_0.gguf"));
+        let name = format!("its image, {} tokens", VECTOR.tokens);
+        checks.push(Check { board, name, run: Box::new(move || from_image(board, &elf, &model)) });
+    }
     Ok(checks)
 }
 
-/// Runs one request on the host and on a board, and compares.
-fn equal(board: &Board, elf: &Path, model: &Path, request: Request) -> Result<()> {
+/// Runs a request from what `cargo xtask image` makes of a model.
+fn from_image(board: &Board, elf: &Path, model: &Path) -> Result<()> {
+    let path = root().join(format!("target/xtask/image-{}-{}", board.name, std::process::id()));
+    fs::create_dir_all(root().join("target/xtask"))?;
+    let written = image::write(board, model, &path);
+    let result = written.and_then(|()| equal(board, elf, model, &Media::Image(path.clone()), VECTOR));
+    let _ = fs::remove_file(&path);
+    result
+}
+
+/// Runs one request on the host and on a board that has the model in `media`, and compares.
+fn equal(board: &Board, elf: &Path, model: &Path, media: &Media, request: Request) -> Result<()> {
     let (host_text, host_hash) = on_host(model, request)?;
-    let (board_text, board_hash) = on_board(board, elf, model, request)?;
+    let (board_text, board_hash) = on_board(board, elf, media, request)?;
     // The host ends its output with a newline.
     let host_text = host_text.strip_suffix(b"\n").filter(|_| !board_text.ends_with(b"\n")).unwrap_or(&host_text);
     let same = host_text.iter().zip(&board_text).take_while(|(host, board)| host == board).count();
@@ -109,10 +126,9 @@ fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
     Ok((output.stdout, hash.with_context(|| format!("the host prints no hash: {stderr}"))?.to_owned()))
 }
 
-fn on_board(board: &Board, elf: &Path, model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
+fn on_board(board: &Board, elf: &Path, media: &Media, request: Request) -> Result<(Vec<u8>, String)> {
     let Request { prompt, tokens, seed, temperature, top_k, top_p, kv } = request;
-    let media = Media::prepare(board, Some(model))?;
-    let mut console = Console::new(board.name, qemu::start(&mut qemu::command(board, elf, &media, None)?)?, PATIENCE)?;
+    let mut console = Console::new(board.name, qemu::start(&mut qemu::command(board, elf, media, None)?)?, PATIENCE)?;
     if let Some(error) = console.start()?.error() {
         bail!("{error}");
     }

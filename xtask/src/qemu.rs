@@ -27,8 +27,11 @@ pub(crate) struct Options {
     /// The GGUF file; the demo model if not given
     #[arg(long, short)]
     model: Option<PathBuf>,
-    /// Run without a model, as with an empty card slot
+    /// A card, disk or memory that `cargo xtask image` wrote for this board
     #[arg(long, conflicts_with = "model")]
+    image: Option<PathBuf>,
+    /// Run without a model, as with an empty card slot
+    #[arg(long, conflicts_with_all = ["model", "image"])]
     no_model: bool,
     /// Continue this text and leave; without it, lines come from standard input
     #[arg(long, short)]
@@ -81,9 +84,13 @@ pub(crate) fn qemu(options: &Options) -> Result<ExitCode> {
         match log::with_decoder()? {}
     }
     let board = Board::named(&options.board)?;
-    let model = if options.no_model { None } else { Some(options.model.clone().map_or_else(demo_model, Ok)?) };
     let elf = firmware::build(board, if options.defmt { &["defmt"] } else { &[] })?;
-    let media = Media::prepare(board, model.as_deref())?;
+    let media = match (&options.image, &options.model) {
+        (Some(image), _) => Media::Image(image.canonicalize().with_context(|| image.display().to_string())?),
+        _ if options.no_model => Media::None,
+        (None, Some(model)) => Media::prepare(board, Some(model))?,
+        (None, None) => Media::prepare(board, Some(&demo_model()?))?,
+    };
     let listener = if options.defmt { Some(log::Listener::new(&elf)?) } else { None };
     let mut command = command(board, &elf, &media, listener.as_ref().map(|listener| listener.path()))?;
     eprintln!("xtask: {}", process::line(&command));
@@ -227,6 +234,8 @@ pub(crate) enum Media {
     File(PathBuf, u64),
     /// A card that was made for this run, and goes with it.
     Card(PathBuf),
+    /// What [`image`](crate::image) has made for this board.
+    Image(PathBuf),
 }
 
 impl Media {
@@ -291,11 +300,14 @@ pub(crate) fn command(board: &Board, elf: &Path, media: &Media, log: Option<&Pat
         (Storage::MemoryElseFile { .. }, Media::File(model, _)) => {
             semihosting += &format!(",arg={},arg={}", board.package(), value(model)?);
         }
-        (Storage::Virtio, Media::File(model, _)) => {
+        (Storage::Memory { .. } | Storage::MemoryElseFile { .. }, Media::Image(image)) => {
+            qemu.arg("-device").arg(format!("loader,file={}", value(image)?));
+        }
+        (Storage::Virtio, Media::File(model, _) | Media::Image(model)) => {
             qemu.arg("-drive").arg(format!("if=none,id=model,format=raw,readonly=on,file={}", value(model)?));
             qemu.args(["-device", "virtio-blk-device,drive=model"]);
         }
-        (_, Media::Card(image)) => {
+        (_, Media::Card(image) | Media::Image(image)) => {
             qemu.arg("-drive").arg(format!("if=sd,format=raw,file={}", value(image)?));
         }
         (Storage::Memory { bytes, .. }, Media::File(model, len)) => {
@@ -344,6 +356,10 @@ mod tests {
         assert!(line.contains("readonly=on,file=/models/a,,b.gguf -device virtio-blk-device,drive=model"), "{line}");
         let card = Media::Card("/cards/x.img".into());
         assert!(arguments("raspi3b", &card).contains("-drive if=sd,format=raw,file=/cards/x.img"));
+        let image = Media::Image("/x.img".into());
+        assert!(arguments("lm3s6965evb", &image).contains("-drive if=sd,format=raw,file=/x.img"));
+        assert!(arguments("mps2-an500", &image).contains("-device loader,file=/x.img "));
+        assert!(arguments("aarch64-virt", &image).contains(",file=/x.img -device virtio-blk-device,drive=model"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! 2 the command line is wrong, 130 interrupted.
 
 mod bench;
+mod convert;
 mod generate;
 mod head_agreement;
 mod inspect;
@@ -12,6 +13,7 @@ mod model;
 mod plan;
 mod synth;
 mod tokenize;
+mod verify;
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -37,7 +39,9 @@ const EXAMPLES: &str = "Examples:
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
   gptrickle head-agreement -m untied.gguf -f story.txt
+  gptrickle verify model.gguf
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
+  gptrickle convert my-gpt2 --type Q4_K_M -o my-gpt2.gguf
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
   gptrickle bench -m synth.gguf
 
@@ -50,7 +54,9 @@ enum Verb {
     Logits(logits::Args),
     HeadAgreement(head_agreement::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     Plan(plan::Args),
+    Convert(convert::Args),
     Synth(synth::Args),
     Bench(bench::Args),
 }
@@ -63,7 +69,9 @@ pub fn run() -> ExitCode {
         Verb::Logits(args) => logits::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Verify(args) => verify::run(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::Convert(args) => convert::run(args),
         Verb::Synth(args) => synth::run(args),
         Verb::Bench(args) => bench::run(args),
     };

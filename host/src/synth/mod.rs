@@ -263,7 +263,7 @@ fn draw(rng: &mut Pcg64Mcg, mean: f32, deviation: f32, weights: &mut [f32]) {
 }
 
 /// A number of weights as converters write it: 82M, 1.6B.
-fn size_label(weights: u64) -> String {
+pub(crate) fn size_label(weights: u64) -> String {
     let (unit, letter) = match weights {
         0..1_000_000 => (1e3, 'K'),
         1_000_000..1_000_000_000 => (1e6, 'M'),
