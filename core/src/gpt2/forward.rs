@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::ops::{self, Matrix, ROWS, Scratch};
-use crate::quant::{Kernel, dot_f32};
+use crate::quant::{Kernel, Task, dot_f32};
 use crate::source::Source;
 
 use super::error::Error;
@@ -62,10 +62,8 @@ pub fn forward<S: Source>(
             let (q, kv) = qkv.split_at(n_embd);
             let (k, v) = kv.split_at(n_embd);
             let scores = &mut state.scores[..=position];
-            kernel.run(|| {
-                state.kv.store(l, position, k, v);
-                attend(&mut state.kv, l, config.head_dim(), q, scores, h);
-            });
+            state.kv.store(l, position, k, v);
+            kernel.run(Attend { kv: &mut state.kv, layer: l, head_dim: config.head_dim(), q, scores, out: h });
         }
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.scratch)?;
@@ -151,20 +149,34 @@ fn linear<S: Source>(
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
-#[inline(always)]
-fn attend(kv: &mut Kv, layer: usize, head_dim: usize, q: &[f32], scores: &mut [f32], out: &mut [f32]) {
-    let scale = 1.0 / libm::sqrtf(head_dim as f32);
-    let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
-    for (i, (q, out)) in heads.enumerate() {
-        let head = i * head_dim..(i + 1) * head_dim;
-        for (position, score) in scores.iter_mut().enumerate() {
-            *score = dot_f32(q, kv.key(layer, position, &head)) * scale;
-        }
-        ops::softmax(scores);
-        out.fill(0.0);
-        for (position, &weight) in scores.iter().enumerate() {
-            for (out, v) in out.iter_mut().zip(kv.value(layer, position, &head)) {
-                *out += weight * v;
+struct Attend<'a, 'b> {
+    kv: &'a mut Kv<'b>,
+    layer: usize,
+    head_dim: usize,
+    q: &'a [f32],          // (n_embd)
+    scores: &'a mut [f32], // to each position
+    out: &'a mut [f32],    // (n_embd)
+}
+
+impl Task for Attend<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Attend { kv, layer, head_dim, q, scores, out } = self;
+        let scale = 1.0 / libm::sqrtf(head_dim as f32);
+        let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
+        for (i, (q, out)) in heads.enumerate() {
+            let head = i * head_dim..(i + 1) * head_dim;
+            for (position, score) in scores.iter_mut().enumerate() {
+                *score = dot_f32(q, kv.key(layer, position, &head)) * scale;
+            }
+            ops::softmax(scores);
+            out.fill(0.0);
+            for (position, &weight) in scores.iter().enumerate() {
+                for (out, v) in out.iter_mut().zip(kv.value(layer, position, &head)) {
+                    *out += weight * v;
+                }
             }
         }
     }
