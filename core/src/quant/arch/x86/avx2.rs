@@ -11,13 +11,10 @@
 
 use core::arch::x86_64::*;
 
-use super::many::{WIDE, Wide};
+use super::many::{AHEAD, WIDE, Wide};
 use super::slab::{LastSlab, Rest, Slab, Slabs, columns};
 use super::unpack::*;
 use crate::quant::{Batch, sum_lanes};
-
-/// Bytes that memory is asked for ahead of use.
-const AHEAD: usize = 16384;
 
 /// Pairs of products, added: i16x16.
 #[inline]
@@ -190,6 +187,9 @@ impl Wide for Avx2 {
         }
         fn add_floats([a, b]: Floats, [c, d]: Floats) -> Floats { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] }
         fn mul_floats([a, b]: Floats, [c, d]: Floats) -> Floats { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
+        fn f32s(v: &[u8; 64]) -> Floats {
+            [_mm256_castsi256_ps(load_32(v, 0)), _mm256_castsi256_ps(load_32(v, 32))]
+        }
         fn f16s(v: &[u8; 32]) -> Floats { [_mm256_cvtph_ps(load_16(v, 0)), _mm256_cvtph_ps(load_16(v, 16))] }
         fn bf16s(v: &[u8; 32]) -> Floats {
             each!(at in 0, 16 => {

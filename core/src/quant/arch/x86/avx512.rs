@@ -21,7 +21,7 @@
 
 use core::arch::x86_64::*;
 
-use super::many::{WIDE, Wide};
+use super::many::{AHEAD, WIDE, Wide};
 use super::slab::{LastSlab, Rest, Slab, Slabs, columns};
 use super::unpack::*;
 use crate::quant::iq4_nl::STEPS;
@@ -29,8 +29,6 @@ use crate::quant::{Batch, sum_lanes};
 
 /// Rows at a time.
 const ROWS: usize = 4;
-/// Bytes that memory is asked for ahead of use.
-const AHEAD: usize = 16384;
 /// How much the u8 code of a signed format is above its weight.
 const SIGNED_BIAS: i16 = 128;
 
@@ -400,6 +398,9 @@ impl Wide for Avx512 {
         }
         fn add_floats(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn mul_floats(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn f32s(v: &[u8; 64]) -> __m512 {
+            _mm512_castsi512_ps(load_64(v, 0))
+        }
         fn f16s(v: &[u8; 32]) -> __m512 { _mm512_cvtph_ps(load_32(v, 0)) }
         fn bf16s(v: &[u8; 32]) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_32(v, 0))))

@@ -21,6 +21,8 @@ use super::slab::{LastSlab, Rest, SLAB, Slabs, columns};
 use super::unpack::{Factors, Scales, Unpack, load_32};
 use crate::quant::{Batch, FLOAT_LANES, GROUP, LANES, sum_lanes};
 
+/// Bytes that memory is asked for ahead of use.
+pub(super) const AHEAD: usize = 16384;
 /// Activation rows side by side.
 pub(super) const WIDE: usize = 16;
 /// Weight rows whose sums are kept: 32 KiB of them.
@@ -56,6 +58,8 @@ pub(super) trait Wide {
     unsafe fn store(v: Self::Floats, to: &mut [f32; WIDE]);
     unsafe fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     unsafe fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// 16 weights of F32.
+    unsafe fn f32s(v: &[u8; 64]) -> Self::Floats;
     /// 16 weights of F16.
     unsafe fn f16s(v: &[u8; 32]) -> Self::Floats;
     /// 16 weights of BF16.
@@ -324,12 +328,8 @@ impl Floats for F32 {
 
     #[inline(always)]
     unsafe fn load<W: Wide>(bytes: &[u8]) -> W::Floats {
-        let mut values = [0.0; FLOAT_LANES];
-        for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-            *value = f32::from_le_bytes(*bytes);
-        }
         // SAFETY: the instructions of `W` are there, says the caller.
-        unsafe { W::floats(&values) }
+        unsafe { W::f32s(bytes.first_chunk().unwrap_or(&[0; 64])) }
     }
 }
 
@@ -381,6 +381,9 @@ pub(super) unsafe fn floats<W: Wide, F: Floats, const AT_ONCE: usize, const COLU
             let mut sums = [[W::all_floats(0.0); COLUMNS]; AT_ONCE];
             for i in 0..whole {
                 let at = i * FLOAT_LANES;
+                for row in &rows {
+                    _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(AHEAD + i * F::BYTES).cast());
+                }
                 add_floats::<W, F, AT_ONCE, COLUMNS>(&rows, i * F::BYTES, &columns, at, &mut sums);
             }
             if whole * FLOAT_LANES < x.cols {
