@@ -242,7 +242,8 @@ pub fn multiply<S: Source>(
     w.stream(src, next, |first, rows| {
         for (i, rows) in rows.chunks(at_once * row_bytes).enumerate() {
             let products = &mut products[..rows.len() / row_bytes * x.len()];
-            engine.multiply(engine.team.parts(), w.format, rows, &x, products);
+            let parts = engine.team.parts().min(products.len() * w.cols / engine.kernel.least_shared());
+            engine.multiply(parts, w.format, rows, &x, products);
             sink(first + i * at_once, products);
         }
     })
@@ -376,10 +377,22 @@ pub fn gelu(x: &mut [f32]) {
     }
 }
 
+/// The largest value; NaNs are passed over.
+#[inline(always)]
+fn max(x: &[f32]) -> f32 {
+    let larger = |max, x| if x > max { x } else { max };
+    let mut lanes = [f32::NEG_INFINITY; FLOAT_LANES];
+    let (chunks, rest) = x.as_chunks::<FLOAT_LANES>();
+    for x in chunks {
+        lanes.iter_mut().zip(x).for_each(|(lane, &x)| *lane = larger(*lane, x));
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, &x| larger(max, x))
+}
+
 /// Turns scores into probabilities: `exp(x - max) / Σ exp(x - max)`.
 #[inline(always)]
 pub fn softmax(x: &mut [f32]) {
-    let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+    let max = max(x);
     x.iter_mut().for_each(|x| *x = exp(*x - max));
     let scale = 1.0 / sum(x, |x| x);
     x.iter_mut().for_each(|x| *x *= scale);

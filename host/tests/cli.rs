@@ -708,7 +708,7 @@ fn a_plan_finds_the_largest_context() {
     let none = small(&["--context", "32"]);
     assert!(none.code == Some(1) && none.err.contains("no context fits: try --batch 1"), "{}", none.err);
     let none = run(&["plan", "-m", &model, "--ram", "20KiB", "--buffer", "4KiB"]);
-    assert!(none.code == Some(1) && none.err.contains("no context fits: try --kv q8_0"), "{}", none.err);
+    assert!(none.code == Some(1) && none.err.contains("no context fits: try --kv q4_0"), "{}", none.err);
 }
 
 /// What a plan says that memory left over keeps is what `generate --ram` keeps in it, and what a token reads then.

@@ -4,7 +4,7 @@ use core::iter::empty;
 use core::ops::Range;
 
 use crate::ops::{self, Matrix, ROWS, Scratch};
-use crate::quant::{Kernel, dot_f32};
+use crate::quant::{Kernel, Task, dot_f32};
 use crate::source::Source;
 
 use super::config::Config;
@@ -105,10 +105,9 @@ fn pass<S: Source>(
             let (q, kv) = qkv.split_at(n_embd);
             let (k, v) = kv.split_at(n_embd);
             let scores = &mut state.scores[..=position];
-            kernel.run(|| {
-                state.kv.store(l, row(position), k, v);
-                attend(&mut state.kv, l, row, config.head_dim(), q, scores, h);
-            });
+            state.kv.store(l, row(position), k, v);
+            let kv = &mut state.kv;
+            kernel.run(Attend { kv, row, layer: l, head_dim: config.head_dim(), q, scores, out: h });
         }
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
@@ -261,30 +260,35 @@ fn linear<S: Source>(
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
-///
-/// `row` tells where a position's key and value lie.
-#[inline(always)]
-fn attend(
-    kv: &mut Kv,
+struct Attend<'a, 'b, R> {
+    kv: &'a mut Kv<'b>,
+    row: R, // where a position's key and value lie
     layer: usize,
-    row: impl Fn(usize) -> usize,
     head_dim: usize,
-    q: &[f32],
-    scores: &mut [f32],
-    out: &mut [f32],
-) {
-    let scale = 1.0 / libm::sqrtf(head_dim as f32);
-    let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
-    for (i, (q, out)) in heads.enumerate() {
-        let head = i * head_dim..(i + 1) * head_dim;
-        for (position, score) in scores.iter_mut().enumerate() {
-            *score = dot_f32(q, kv.key(layer, row(position), &head)) * scale;
-        }
-        ops::softmax(scores);
-        out.fill(0.0);
-        for (position, &weight) in scores.iter().enumerate() {
-            for (out, v) in out.iter_mut().zip(kv.value(layer, row(position), &head)) {
-                *out += weight * v;
+    q: &'a [f32],          // (n_embd)
+    scores: &'a mut [f32], // to each position
+    out: &'a mut [f32],    // (n_embd)
+}
+
+impl<R: Fn(usize) -> usize> Task for Attend<'_, '_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Attend { kv, row, layer, head_dim, q, scores, out } = self;
+        let scale = 1.0 / libm::sqrtf(head_dim as f32);
+        let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
+        for (i, (q, out)) in heads.enumerate() {
+            let head = i * head_dim..(i + 1) * head_dim;
+            for (position, score) in scores.iter_mut().enumerate() {
+                *score = dot_f32(q, kv.key(layer, row(position), &head)) * scale;
+            }
+            ops::softmax(scores);
+            out.fill(0.0);
+            for (position, &weight) in scores.iter().enumerate() {
+                for (out, v) in out.iter_mut().zip(kv.value(layer, row(position), &head)) {
+                    *out += weight * v;
+                }
             }
         }
     }

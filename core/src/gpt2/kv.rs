@@ -35,6 +35,9 @@ impl KvFormat {
     }
 }
 
+/// Positions by which reading runs ahead of use: a head's part of each lies apart from the next one's.
+const AHEAD: usize = 16;
+
 /// A stretch of rows (positions of all layers, n_embd), stored as [`KvFormat`] says.
 #[derive(Debug)]
 enum Rows<'a> {
@@ -147,7 +150,19 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Asks for values that will be read soon.
+    #[inline(always)]
+    fn prefetch(&self, at: Range<usize>) {
+        match self {
+            Rows::F32(values) => quant::prefetch(values.get(at).unwrap_or(&[])),
+            Rows::F16(values) => quant::prefetch(values.get(at).unwrap_or(&[])),
+            Rows::Q8_0 { q, .. } => quant::prefetch(q.get(at).unwrap_or(&[])),
+            Rows::Q4_0 { q, .. } => quant::prefetch(q.get(at.start / 2..at.end / 2).unwrap_or(&[])),
+        }
+    }
+
     /// Lends values as f32, through `buffer` where they are stored otherwise.
+    #[inline(always)]
     fn values<'b>(&'b self, at: Range<usize>, buffer: &'b mut [f32]) -> &'b [f32] {
         let buffer = &mut buffer[..at.len()];
         match self {
@@ -158,8 +173,17 @@ impl<'a> Rows<'a> {
                 }
             }
             Rows::Q8_0 { q, d } => {
-                for (x, i) in buffer.iter_mut().zip(at) {
-                    *x = f32::from(q[i]) * d[i / GROUP];
+                // A head may begin amid a group.
+                let whole = at.start.is_multiple_of(GROUP);
+                let scales = &d[at.start / GROUP..];
+                if whole {
+                    for ((x, q), d) in buffer.chunks_mut(GROUP).zip(q[at].chunks(GROUP)).zip(scales) {
+                        x.iter_mut().zip(q).for_each(|(x, &q)| *x = f32::from(q) * d);
+                    }
+                } else {
+                    for (x, i) in buffer.iter_mut().zip(at) {
+                        *x = f32::from(q[i]) * d[i / GROUP];
+                    }
                 }
             }
             Rows::Q4_0 { q, d } => {
@@ -315,14 +339,20 @@ impl<'a> Kv<'a> {
     }
 
     /// One head's key of a row.
+    #[inline(always)]
     pub(super) fn key(&mut self, layer: usize, row: usize, head: &Range<usize>) -> &[f32] {
         let at = self.at(layer, row);
+        let ahead = at + AHEAD * self.n_embd;
+        self.keys.prefetch(ahead + head.start..ahead + head.end);
         self.keys.values(at + head.start..at + head.end, self.head)
     }
 
     /// One head's value of a row.
+    #[inline(always)]
     pub(super) fn value(&mut self, layer: usize, row: usize, head: &Range<usize>) -> &[f32] {
         let at = self.at(layer, row);
+        let ahead = at + AHEAD * self.n_embd;
+        self.values.prefetch(ahead + head.start..ahead + head.end);
         self.values.values(at + head.start..at + head.end, self.head)
     }
 }

@@ -7,18 +7,18 @@ pub(super) const LEN: usize = 1;
 /// Bytes per block.
 pub(super) const BYTES: usize = 4;
 
-/// The weights of a row.
-fn weights(row: &[u8]) -> impl Iterator<Item = f32> + Clone {
-    row.as_chunks::<BYTES>().0.iter().map(|&bytes| f32::from_le_bytes(bytes))
+#[inline(always)]
+fn weight(bytes: [u8; BYTES]) -> f32 {
+    f32::from_le_bytes(bytes)
 }
 
-/// The weight of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
-    weights(block).zip(out).for_each(|(w, out)| *out = w);
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    blocks.as_chunks().0.iter().zip(out).for_each(|(&bytes, out)| *out = weight(bytes));
 }
 
 /// The product of a row with an activation row.
 #[inline(always)]
 pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    dot_float(weights(row), x.x)
+    dot_float(row.as_chunks().0, weight, x.x)
 }

@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, LANES, dot_codes, nibbles, scale, sum_lanes};
+use super::{Activation, GROUP, LANES, dot_codes, less, nibbles, scale, sum_lanes};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -20,7 +20,7 @@ const QS: Range<usize> = 2..BYTES;
 
 #[inline(always)]
 fn codes(block: &[u8]) -> [i8; GROUP] {
-    nibbles(&block[QS]).map(|q| q as i8 - 8)
+    less(nibbles(&block[QS]), 8)
 }
 
 /// The weights of one block.

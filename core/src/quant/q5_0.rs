@@ -10,7 +10,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, LANES, dot_codes, nibbles, scale, sum_lanes};
+use super::{Activation, GROUP, LANES, dot_codes, less, nibbles, scale, sum_lanes};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -21,17 +21,18 @@ const QH: Range<usize> = 2..6;
 const QS: Range<usize> = 6..BYTES;
 
 /// Nibbles `qs` and fifth bits `qh`: 0..=31. Shared with Q5_1.
+#[inline(always)]
 pub(super) fn fives(qh: &[u8], qs: &[u8]) -> [u8; GROUP] {
     let mut q = nibbles(qs);
-    for (i, q) in q.iter_mut().enumerate() {
-        *q |= (qh[i / 8] >> (i % 8) & 1) << 4;
+    for (q, byte) in q.chunks_exact_mut(8).zip(qh) {
+        q.iter_mut().enumerate().for_each(|(i, q)| *q |= u8::from(byte & 1 << i != 0) << 4);
     }
     q
 }
 
 #[inline(always)]
 fn codes(block: &[u8]) -> [i8; GROUP] {
-    fives(&block[QH], &block[QS]).map(|q| q as i8 - 16)
+    less(fives(&block[QH], &block[QS]), 16)
 }
 
 /// The weights of one block.

@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use super::q5_0::fives;
-use super::{Activation, GROUP, LANES, dot_codes, scale, sum_lanes};
+use super::{Activation, GROUP, LANES, dot_codes, less, scale, sum_lanes};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -24,7 +24,7 @@ const QS: Range<usize> = 8..BYTES;
 
 #[inline(always)]
 fn codes(block: &[u8]) -> [i8; GROUP] {
-    fives(&block[QH], &block[QS]).map(|q| q as i8)
+    less(fives(&block[QH], &block[QS]), 0)
 }
 
 /// The weights of one block.

@@ -29,6 +29,36 @@ enum Isa {
     NeonDot,
 }
 
+/// What [`Kernel::run`] runs.
+///
+/// A short closure is one. A long one would be compiled once, for no kernel in particular, and called: a type of its
+/// own, whose `run` is `#[inline(always)]`, is compiled for each.
+pub trait Task {
+    /// What it returns.
+    type Output;
+
+    /// Does it.
+    fn run(self) -> Self::Output;
+}
+
+impl<R, F: FnOnce() -> R> Task for F {
+    type Output = R;
+
+    #[inline(always)]
+    fn run(self) -> R {
+        self()
+    }
+}
+
+/// Asks for values that will be read soon, on processors that can be asked.
+#[inline(always)]
+pub fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(values);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// All kernels of this build, the fastest last.
 const ALL: &[Isa] = &[
     Isa::Generic,
@@ -88,21 +118,36 @@ impl Kernel {
         }
     }
 
+    /// Multiplications of weights below which a part of a product is better not given to another core.
+    ///
+    /// Handing it over and waiting for it takes some microseconds on the desk, in which vectors multiply 100,000
+    /// weights and the definition some thousands.
+    pub fn least_shared(self) -> usize {
+        match self.0 {
+            Isa::Generic => 1 << 12,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 => 1 << 17,
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Isa::Neon | Isa::NeonDot => 1 << 16,
+        }
+    }
+
     /// Runs code that is written once for all, with this kernel's instructions where the compiler can use them.
     ///
-    /// Only what is inlined into `f` profits. The bits are the same: the compiler reorders no float operation.
+    /// Only what is inlined into the task profits: see [`Task`]. The bits are the same: the compiler reorders no float
+    /// operation.
     #[inline(always)]
-    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
+    pub fn run<T: Task>(self, task: T) -> T::Output {
         match self.0 {
-            Isa::Generic => f(),
+            Isa::Generic => task.run(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86::run_avx2(self, f),
+            Isa::Avx2 => x86::run_avx2(self, task),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86::run_avx512(self, f),
+            Isa::Avx512 => x86::run_avx512(self, task),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-            Isa::Neon => f(),
+            Isa::Neon => task.run(),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-            Isa::NeonDot => aarch64::run_dot(self, f),
+            Isa::NeonDot => aarch64::run_dot(self, task),
         }
     }
 
@@ -111,7 +156,9 @@ impl Kernel {
         match self.0 {
             Isa::Generic => generic(format, rows, x, products),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => self.run(|| generic(format, rows, x, products)),
+            Isa::Avx2 => x86::multiply_avx2(self, format, rows, x, products),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::multiply_avx512(self, format, rows, x, products),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::Neon | Isa::NeonDot => aarch64::multiply(self, format, rows, x, products),
         }

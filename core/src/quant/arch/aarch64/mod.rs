@@ -31,7 +31,7 @@ use core::array::from_fn;
 use self::formats::*;
 use self::neon::*;
 use super::super::{Batch, FLOAT_LANES, Format, LANES, SUPER, q8_0};
-use super::{Isa, Kernel};
+use super::{Isa, Kernel, Task};
 
 /// Rows that meet one activation row together.
 const ROWS: usize = 2;
@@ -57,14 +57,14 @@ pub(super) fn has_dot_product() -> bool {
 
 /// [`Kernel::run`] with the dot product.
 #[inline(always)]
-pub(super) fn run_dot<R>(kernel: Kernel, f: impl FnOnce() -> R) -> R {
+pub(super) fn run_dot<T: Task>(kernel: Kernel, task: T) -> T::Output {
     #[target_feature(enable = "dotprod")]
-    fn inner<R>(f: impl FnOnce() -> R) -> R {
-        f()
+    fn inner<T: Task>(task: T) -> T::Output {
+        task.run()
     }
     debug_assert!(kernel == Kernel(Isa::NeonDot));
     // SAFETY: a kernel of this kind exists only where `has_dot_product` said so.
-    unsafe { inner(f) }
+    unsafe { inner(task) }
 }
 
 /// [`super::super::multiply`] with the instructions of `kernel`.
