@@ -86,14 +86,4 @@ pub fn logits_by<S: Source>(
     Ok(logits)
 }
 
-/// Where a block's f16 scales stand: at most two.
-pub fn scales(format: Format) -> &'static [usize] {
-    match format {
-        Format::F32 | Format::BF16 => &[],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q2_K => &[80, 82],
-        Format::Q3_K => &[108],
-        Format::Q6_K => &[208],
-        _ => &[0],
-    }
-}
+pub use gptrickle_core::quant::trial::scales;

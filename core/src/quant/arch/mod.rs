@@ -3,6 +3,8 @@
 //! The functions of each format's file are the definition and the judge. What stands here only adds speed: a kernel
 //! returns the same bits, and where it has nothing faster, the definition is called.
 
+#[cfg(arm_dsp)]
+mod arm_dsp;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -21,6 +23,8 @@ enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(arm_dsp)]
+    ArmDsp,
 }
 
 /// All kernels of this build, the fastest last.
@@ -30,6 +34,8 @@ const ALL: &[Isa] = &[
     Isa::Avx2,
     #[cfg(target_arch = "x86_64")]
     Isa::Avx512,
+    #[cfg(arm_dsp)]
+    Isa::ArmDsp,
 ];
 
 impl Isa {
@@ -41,6 +47,8 @@ impl Isa {
             Isa::Avx2 => x86::has_avx2(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::has_avx512(),
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => true,
         }
     }
 }
@@ -67,6 +75,8 @@ impl Kernel {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => "dsp",
         }
     }
 
@@ -81,6 +91,8 @@ impl Kernel {
             Isa::Avx2 => x86::run_avx2(self, f),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::run_avx512(self, f),
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => f(),
         }
     }
 
@@ -90,6 +102,8 @@ impl Kernel {
             Isa::Generic => generic(format, rows, x, products),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512 => self.run(|| generic(format, rows, x, products)),
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => arm_dsp::multiply(format, rows, x, products),
         }
     }
 }
