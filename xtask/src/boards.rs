@@ -64,7 +64,7 @@ pub(crate) const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         // Integer Helium. Not cortex-m55: with it floats go through Helium too, which flushes subnormals to other bits.
         rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
-        kernel: "dsp",
+        kernel: "helium",
         qemu: "qemu-system-arm",
         machine: &["-M", "mps3-an547"],
         fits: "DistilGPT2, context 1024",

@@ -248,7 +248,7 @@ fn q3_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 
 /// The 16 scales, -32..=31, four at a time.
 #[inline(always)]
-fn q3_k_scales(bytes: &[u8; 12]) -> [i8; 16] {
+pub(super) fn q3_k_scales(bytes: &[u8; 12]) -> [i8; 16] {
     let (low, high) = ([word(bytes, 0), word(bytes, 4)], word(bytes, 8));
     let mut scales = [0; 16];
     for (i, four) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
@@ -261,7 +261,7 @@ fn q3_k_scales(bytes: &[u8; 12]) -> [i8; 16] {
 
 /// Scales and minima of Q4_K and Q5_K, four at a time.
 #[inline(always)]
-fn q4_k_scales(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+pub(super) fn q4_k_scales(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let [a, b, c] = [word(bytes, 0), word(bytes, 4), word(bytes, 8)];
     let eight = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
     let scales = eight(a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | a >> 2 & 0x3030_3030);
@@ -325,7 +325,7 @@ fn q6_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 
 /// N bytes of a block.
 #[inline(always)]
-fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+pub(super) fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     match block[at..].first_chunk() {
         Some(part) => part,
         None => unreachable!("blocks are as long as their format says"),
@@ -333,7 +333,7 @@ fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
 }
 
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*part(bytes, at))
 }
 
@@ -383,7 +383,7 @@ fn add_scaled<const BYTES: usize>(sum: i32, block: &[u8; BYTES], d: &f32, lane: 
 
 /// The f16 at `at`, as f32: exact.
 #[inline(always)]
-fn half(block: &[u8], at: usize) -> f32 {
+pub(super) fn half(block: &[u8], at: usize) -> f32 {
     let bits = u16::from_le_bytes(*part(block, at));
     #[cfg(target_abi = "eabihf")]
     {

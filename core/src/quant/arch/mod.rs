@@ -5,6 +5,8 @@
 
 #[cfg(arm_dsp)]
 mod arm_dsp;
+#[cfg(arm_mve)]
+mod mve;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -25,6 +27,8 @@ enum Isa {
     Avx512,
     #[cfg(arm_dsp)]
     ArmDsp,
+    #[cfg(arm_mve)]
+    Mve,
 }
 
 /// All kernels of this build, the fastest last.
@@ -36,6 +40,8 @@ const ALL: &[Isa] = &[
     Isa::Avx512,
     #[cfg(arm_dsp)]
     Isa::ArmDsp,
+    #[cfg(arm_mve)]
+    Isa::Mve,
 ];
 
 impl Isa {
@@ -49,6 +55,8 @@ impl Isa {
             Isa::Avx512 => x86::has_avx512(),
             #[cfg(arm_dsp)]
             Isa::ArmDsp => true,
+            #[cfg(arm_mve)]
+            Isa::Mve => true,
         }
     }
 }
@@ -77,6 +85,8 @@ impl Kernel {
             Isa::Avx512 => "avx512",
             #[cfg(arm_dsp)]
             Isa::ArmDsp => "dsp",
+            #[cfg(arm_mve)]
+            Isa::Mve => "helium",
         }
     }
 
@@ -93,6 +103,8 @@ impl Kernel {
             Isa::Avx512 => x86::run_avx512(self, f),
             #[cfg(arm_dsp)]
             Isa::ArmDsp => f(),
+            #[cfg(arm_mve)]
+            Isa::Mve => f(),
         }
     }
 
@@ -104,6 +116,8 @@ impl Kernel {
             Isa::Avx2 | Isa::Avx512 => self.run(|| generic(format, rows, x, products)),
             #[cfg(arm_dsp)]
             Isa::ArmDsp => arm_dsp::multiply(format, rows, x, products),
+            #[cfg(arm_mve)]
+            Isa::Mve => mve::multiply(format, rows, x, products),
         }
     }
 }
