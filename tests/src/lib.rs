@@ -14,7 +14,6 @@ use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::gguf;
 use gptrickle_core::gpt2::{self, Header, KvFormat, Metadata, Options, Plan, State, Weights};
 use gptrickle_core::ops::Engine;
-use gptrickle_core::quant::Format;
 use gptrickle_core::source::Source;
 
 /// The folder of reference vectors; `GPTRICKLE_VECTORS` names another, such as the whole set this one is part of.

@@ -156,7 +156,13 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
 }
 
 fn q8_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
-    tile.for_blocks::<34>(lanes, |g, block, lane| {
+    let (pairs, rest) = lanes.as_chunks_mut::<2>();
+    let (n, row_bytes) = (pairs.len(), tile.row_bytes);
+    for (rows, lanes) in tile.rows.chunks(2 * row_bytes).zip(pairs) {
+        add_two_rows(&rows[..tile.len], &rows[row_bytes..][..tile.len], tile.x, lanes);
+    }
+    let rows = &tile.rows[(2 * n * row_bytes).min(tile.rows.len())..];
+    Tile { rows, ..*tile }.for_blocks::<34>(rest, |g, block, lane| {
         add_scaled(dot_bytes(part(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
     });
 }
@@ -463,6 +469,109 @@ fn dot_bytes(q: &[u8; GROUP], x: &[u32; PAIRS]) -> i32 {
         );
     }
     sum
+}
+
+/// Adds the products of two rows' blocks of Q8_0 to their lanes. Both share the loads of activations.
+///
+/// R6 and R7, which are no operands' to have, are borrowed.
+#[cfg(target_abi = "eabihf")]
+#[inline(always)]
+fn add_two_rows(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
+    let n = (row.len() / 34).min(LANES);
+    assert!(n > 0 && row.len() == other.len());
+    /// Two words of codes of the block at `$row`.
+    macro_rules! two_words {
+        ($row:literal, $sum:literal, $at:literal) => {
+            concat!(
+                "ldr r6, [",
+                $row,
+                ", #2+",
+                $at,
+                "]\n",
+                "sxtb16 r7, r6\n",
+                "sxtb16 r6, r6, ror #8\n",
+                "smlad ",
+                $sum,
+                ", r7, r2, ",
+                $sum,
+                "\n",
+                "ldr r7, [",
+                $row,
+                ", #6+",
+                $at,
+                "]\n",
+                "smlad ",
+                $sum,
+                ", r6, r3, ",
+                $sum,
+                "\n",
+                "sxtb16 r6, r7\n",
+                "sxtb16 r7, r7, ror #8\n",
+                "smlad ",
+                $sum,
+                ", r6, r4, ",
+                $sum,
+                "\n",
+                "smlad ",
+                $sum,
+                ", r7, r5, ",
+                $sum,
+                "\n",
+            )
+        };
+    }
+    macro_rules! eight {
+        ($at:literal) => {
+            concat!("ldm r10!, {{r2, r3, r4, r5}}\n", two_words!("r0", "r8", $at), two_words!("r1", "r9", $at))
+        };
+    }
+    // SAFETY: reads `n` blocks of both rows, aligned or not as LDR and LDRH may, and `n` groups' pairs and scales; reads
+    // and writes `n` lanes of each row, the second's 32 bytes after the first's. `n` is at most LANES, and both rows are
+    // as long. R6 and R7 are as before when it ends. VMLA rounds the product.
+    unsafe {
+        asm!(
+            "push {{r6, r7}}",
+            "2:",
+            "mov r8, #0",
+            "mov r9, #0",
+            eight!(0), eight!(8), eight!(16), eight!(24),
+            "vmov s0, s1, r8, r9",
+            "ldrh r6, [r0], #34",
+            "ldrh r7, [r1], #34",
+            "vcvt.f32.s32 s0, s0",
+            "vcvt.f32.s32 s1, s1",
+            "vmov s2, s3, r6, r7",
+            "vcvtb.f32.f16 s2, s2",
+            "vcvtb.f32.f16 s3, s3",
+            "vldmia r11!, {{s4}}",
+            "vmul.f32 s0, s0, s2",
+            "vmul.f32 s1, s1, s3",
+            "vldr s2, [r12]",
+            "vldr s3, [r12, #32]",
+            "vmla.f32 s2, s0, s4",
+            "vmla.f32 s3, s1, s4",
+            "vstr s3, [r12, #32]",
+            "vstmia r12!, {{s2}}",
+            "subs lr, lr, #1",
+            "bne 2b",
+            "pop {{r6, r7}}",
+            inout("r0") row.as_ptr() => _, inout("r1") other.as_ptr() => _, inout("r10") x.pairs.as_ptr() => _,
+            inout("r11") x.d.as_ptr() => _, inout("r12") lanes.as_mut_ptr() => _, inout("lr") n => _,
+            out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
+        );
+    }
+}
+
+/// The same without an FPU.
+#[cfg(not(target_abi = "eabihf"))]
+#[inline(always)]
+fn add_two_rows(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
+    for (row, lanes) in [row, other].into_iter().zip(lanes) {
+        for (g, (block, lane)) in row.as_chunks::<34>().0.iter().zip(lanes).enumerate() {
+            add_scaled(dot_bytes(part(block, 2), &x.pairs[g]), block, &x.d[g], lane);
+        }
+    }
 }
 
 /// The four pairs of nibbles in word `$w` of `q`: the low ones' products to `$low`, the high ones' to `$high`.
