@@ -3,116 +3,46 @@
 use gptrickle::threads::Threads;
 use gptrickle_core::gpt2::KvFormat;
 use gptrickle_core::ops::{Alone, Engine, Team};
+use gptrickle_core::quant::trial::{self, Bytes, Difference, Random, Values};
 use gptrickle_core::quant::{self, Batch, Format, GROUP, HALF, Kernel};
-use gptrickle_tests::{MODELS, files, logits_by, scales};
+use gptrickle_tests::{MODELS, files, logits_by};
 
 /// Rows and batches around the sizes that kernels take at once.
 const ROWS: [usize; 7] = [1, 2, 3, 4, 7, 17, 64];
 const BATCHES: [usize; 12] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33];
 
-/// Source: Steele, Lea and Flood, SplitMix64, 2014.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.next() as u8).collect()
-    }
-}
-
-/// What a row's bytes are made of.
-#[derive(Debug, Clone, Copy)]
-enum Bytes {
-    /// Anything at all: also scales that are infinite, NaN, denormal.
-    Any,
-    /// All codes and scales the same byte.
-    All(u8),
-    /// All codes the same byte, and scales of 1.
-    Codes(u8),
-    /// Random blocks whose every second one has all bytes zero, so zero scales.
-    Gaps,
-}
-
-/// What the activations are.
-#[derive(Debug, Clone, Copy)]
-enum Values {
-    /// Between -4 and 4.
-    Usual,
-    /// All at the ends of the codes, signs at random.
-    Ends,
-    /// Some groups zero, one NaN, one infinite, some beyond the reach of f32 products.
-    Wild,
-}
-
-fn rows(random: &mut Random, kind: Bytes, format: Format, n: usize) -> Vec<u8> {
-    match kind {
-        Bytes::Any => random.bytes(n),
-        Bytes::All(byte) => vec![byte; n],
-        Bytes::Codes(byte) => {
-            let mut bytes = vec![byte; n];
-            for block in bytes.chunks_mut(format.block().1) {
-                scales(format).iter().for_each(|&at| block[at..at + 2].copy_from_slice(&0x3c00u16.to_le_bytes()));
-            }
-            bytes
-        }
-        Bytes::Gaps => {
-            let mut bytes = random.bytes(n);
-            bytes.chunks_mut(format.block().1).step_by(2).for_each(|block| block.fill(0));
-            bytes
-        }
-    }
-}
-
-fn activations(random: &mut Random, kind: Values, n: usize) -> Vec<f32> {
-    let mut x: Vec<f32> = (0..n).map(|_| (random.next() >> 40) as f32 / (1 << 21) as f32 - 4.0).collect();
-    match kind {
-        Values::Usual => {}
-        Values::Ends => x.iter_mut().for_each(|x| *x = 3f32.copysign(*x)),
-        Values::Wild => {
-            for (g, x) in x.chunks_mut(GROUP).enumerate() {
-                match g % 11 {
-                    3 => x.fill(0.0),
-                    5 => x[7] = f32::NAN,
-                    6 => x[31] = f32::NEG_INFINITY,
-                    8 => x.iter_mut().for_each(|x| *x *= 1e37),
-                    9 => x.iter_mut().for_each(|x| *x *= 1e-30),
-                    _ => {}
-                }
-            }
-        }
-    }
-    x
-}
-
 /// Compares all kernels on `n_rows` rows and `batch` activation rows.
 fn compare(format: Format, cols: usize, n_rows: usize, batch: usize, bytes: Bytes, values: Values) {
     let mut random = Random((cols * 1000 + n_rows * 50 + batch) as u64);
-    let rows = rows(&mut random, bytes, format, n_rows * format.row_bytes(cols));
-    let x = activations(&mut random, values, batch * cols);
+    let (mut rows, mut x) = (vec![0; n_rows * format.row_bytes(cols)], vec![0.0; batch * cols]);
+    bytes.fill(&mut random, format, &mut rows);
+    values.fill(&mut random, &mut x);
     let n = x.len();
     let (mut q, mut d, mut sums) = (vec![0; n], vec![0.0; n / GROUP], vec![0; n / HALF]);
     quant::quantize(&x, &mut q, &mut d, &mut sums);
     let x = Batch { cols, x: &x, q: &q, d: &d, sums: &sums };
+    let mut products = vec![0.0; n_rows * batch];
     for kernel in Kernel::available() {
-        // Not zero, so that a product left out shows.
-        let mut products = vec![-1e30; n_rows * batch];
-        quant::multiply(kernel, format, &rows, &x, &mut products);
-        for (i, &product) in products.iter().enumerate() {
-            let (r, b) = (i / batch, i % batch);
-            let row = &rows[r * format.row_bytes(cols)..][..format.row_bytes(cols)];
-            let defined = quant::dot(format, row, &x.row(b));
-            // A NaN's sign and payload differ between processors, that it is one does not.
-            let same = defined.to_bits() == product.to_bits() || (defined.is_nan() && product.is_nan());
-            assert!(
-                same,
-                "{} {format:?} {n_rows} rows of {cols}, {bytes:?}, {batch} of {values:?}: row {r} by {b} is {product:e}, \
+        if let Some(difference) = trial::difference(kernel, format, &rows, &x, &mut products) {
+            let Difference { row, b, product, defined } = difference;
+            panic!(
+                "{} {format:?} {n_rows} rows of {cols}, {bytes:?}, {batch} of {values:?}: row {row} by {b} is {product:e}, \
                  not {defined:e}",
+                kernel.name()
+            );
+        }
+    }
+}
+
+/// What a board's `:check` asks of its kernels.
+#[test]
+fn the_trials_of_boards_pass_here() {
+    for format in Format::ALL.into_iter().filter(|format| !format.is_float()) {
+        for kernel in Kernel::available() {
+            assert_eq!(
+                trial::try_kernel(kernel, format),
+                Ok(3 * 5 * 3 * (1 + 2 + 3 + 4 + 5)),
+                "{} {format:?}",
                 kernel.name()
             );
         }

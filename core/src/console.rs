@@ -31,6 +31,8 @@ pub enum Command<'a> {
     Plan,
     /// Look for the model again.
     Open,
+    /// Compare this processor's kernels with the definition.
+    Check,
     /// Print [`HELP`].
     Help,
     /// Leave.
@@ -76,11 +78,12 @@ pub const HELP: &[(&str, &str)] = &[
     (":hash on|off", "hash over all logits after each text"),
     (":echo on|off", "print what is typed"),
     (":open", "look for the model again"),
+    (":check", "compare each kernel with the definition"),
     (":help", "this list"),
     (":quit", "leave"),
 ];
 
-const COMMANDS: &str = ":set, :seed, :max, :stats, :plan, :hash, :echo, :open, :help, :quit";
+const COMMANDS: &str = ":set, :seed, :max, :stats, :plan, :hash, :echo, :open, :check, :help, :quit";
 const SETTINGS: &str = "temperature, top_k, top_p, min_p, repetition_penalty, context, kv, batch";
 
 /// A line that starts with a colon and is no command.
@@ -144,6 +147,7 @@ impl<'a> Command<'a> {
             "stats" => alone(":stats", value, Command::Stats),
             "plan" => alone(":plan", value, Command::Plan),
             "open" => alone(":open", value, Command::Open),
+            "check" => alone(":check", value, Command::Check),
             "help" => alone(":help", value, Command::Help),
             "quit" => alone(":quit", value, Command::Quit),
             _ => Err(ParseError::Command(name)),
@@ -247,6 +251,7 @@ mod tests {
             (":stats", Command::Stats),
             (":plan ", Command::Plan),
             (":open", Command::Open),
+            (":check", Command::Check),
             (":help", Command::Help),
             (":quit", Command::Quit),
             (":set temperature 0.8", Command::Set(Setting::Temperature(0.8))),

@@ -14,7 +14,6 @@ use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::gguf;
 use gptrickle_core::gpt2::{self, Header, KvFormat, Metadata, Options, Plan, State, Weights};
 use gptrickle_core::ops::Engine;
-use gptrickle_core::quant::Format;
 use gptrickle_core::source::Source;
 
 /// The folder of reference vectors; `GPTRICKLE_VECTORS` names another, such as the whole set this one is part of.
@@ -86,14 +85,4 @@ pub fn logits_by<S: Source>(
     Ok(logits)
 }
 
-/// Where a block's f16 scales stand: at most two.
-pub fn scales(format: Format) -> &'static [usize] {
-    match format {
-        Format::F32 | Format::BF16 => &[],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q2_K => &[80, 82],
-        Format::Q3_K => &[108],
-        Format::Q6_K => &[208],
-        _ => &[0],
-    }
-}
+pub use gptrickle_core::quant::trial::scales;

@@ -19,6 +19,8 @@ pub(crate) struct Board {
     pub(crate) target: &'static str,
     /// What the target's defaults do not give, with the reason beside each use.
     pub(crate) rustflags: &'static [&'static str],
+    /// What multiplies: the fastest kernel that the target and these flags stand for.
+    pub(crate) kernel: &'static str,
     /// The emulator, and what of its command line does not depend on the model.
     pub(crate) qemu: &'static str,
     pub(crate) machine: &'static [&'static str],
@@ -62,6 +64,7 @@ pub(crate) const BOARDS: &[Board] = &[
         target: "thumbv8m.main-none-eabihf",
         // Integer Helium. Not cortex-m55: with it floats go through Helium too, which flushes subnormals to other bits.
         rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
+        kernel: "helium",
         qemu: "qemu-system-arm",
         machine: &["-M", "mps3-an547"],
         fits: "DistilGPT2, context 1024",
@@ -73,6 +76,7 @@ pub(crate) const BOARDS: &[Board] = &[
         storage: Storage::MemoryElseFile { address: 0x6000_0000, bytes: 16 << 20 },
         target: "thumbv7em-none-eabihf",
         rustflags: &[],
+        kernel: "dsp",
         qemu: "qemu-system-arm",
         machine: &["-M", "mps2-an500"],
         fits: "DistilGPT2, context 449",
@@ -85,6 +89,7 @@ pub(crate) const BOARDS: &[Board] = &[
         target: "thumbv7m-none-eabi",
         // Its flash holds 256 KiB; at level 3 the code takes 340.
         rustflags: &["-Copt-level=s"],
+        kernel: "generic",
         qemu: "qemu-system-arm",
         machine: &["-M", "lm3s6965evb"],
         fits: "stories, context 12",
@@ -97,6 +102,7 @@ pub(crate) const BOARDS: &[Board] = &[
         target: "aarch64-unknown-none",
         // With MMU and caches on unaligned loads are fine; without them the kernels run at a sixth of their speed.
         rustflags: &["-Ctarget-feature=-strict-align"],
+        kernel: "neon",
         qemu: "qemu-system-aarch64",
         machine: &["-M", "raspi3b"],
         fits: "DistilGPT2, context 1024",
@@ -109,6 +115,7 @@ pub(crate) const BOARDS: &[Board] = &[
         target: "aarch64-unknown-none",
         // With MMU and caches on unaligned loads are fine; without them the kernels run at a sixth of their speed.
         rustflags: &["-Ctarget-feature=-strict-align"],
+        kernel: "neon-dot",
         qemu: "qemu-system-aarch64",
         machine: &[
             "-M",
@@ -131,6 +138,7 @@ pub(crate) const BOARDS: &[Board] = &[
         storage: Storage::Virtio,
         target: "riscv64gc-unknown-none-elf",
         rustflags: &[],
+        kernel: "generic",
         qemu: "qemu-system-riscv64",
         machine: &["-M", "virt", "-bios", "none", "-m", "512M", "-global", "virtio-mmio.force-legacy=false"],
         fits: "DistilGPT2, context 1024",

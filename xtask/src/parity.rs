@@ -79,11 +79,27 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]
         }
     }
     for (board, elf) in boards {
+        let (on, with) = (*board, elf.clone());
+        checks.push(Check { board: on, name: "kernels".into(), run: Box::new(move || kernels(on, &with)) });
         let (board, elf, model) = (*board, elf.clone(), root().join("tests/vectors/micro/micro-Q4_0.gguf"));
         let name = format!("its image, {} tokens", VECTOR.tokens);
         checks.push(Check { board, name, run: Box::new(move || from_image(board, &elf, &model)) });
     }
     Ok(checks)
+}
+
+/// The board's kernels give the definition's bits, and it runs the one it was built for.
+fn kernels(board: &Board, elf: &Path) -> Result<()> {
+    let mut console =
+        Console::new(board.name, qemu::start(&mut qemu::command(board, elf, &Media::None, None)?)?, PATIENCE)?;
+    console.start()?;
+    let reply = console.command(":check")?;
+    ensure!(reply.error().is_none(), "{:?}", reply.lines);
+    let kernel = reply.lines.iter().find_map(|line| line.strip_prefix("kernel: ")).context("no kernel")?;
+    ensure!(kernel == board.kernel, "it runs {kernel}, not {}", board.kernel);
+    let status = console.quit()?;
+    ensure!(status.success(), "after :quit: {status}");
+    Ok(())
 }
 
 /// Runs a request from what `cargo xtask image` makes of a model.

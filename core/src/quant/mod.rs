@@ -28,6 +28,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub mod trial;
 
 use core::ops::Range;
 

@@ -7,6 +7,8 @@ use gptrickle_core::arena::Arena;
 use gptrickle_core::console::{Command, HELP, Setting};
 use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
+use gptrickle_core::quant::trial::{self, Difference};
+use gptrickle_core::quant::{Format, Kernel};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::{Counting, Source};
 use gptrickle_core::tokenizer::{Control, MAX_TOKEN, TextStream};
@@ -262,6 +264,7 @@ fn answer<B: Board, S: Source>(
                 None => console.say(format_args!("no plan; {have} bytes of memory")),
                 Some((model, running)) => tell_plan(console, model, &running.options, have),
             },
+            Command::Check => check(console),
             Command::Help => {
                 for (usage, meaning) in HELP {
                     console.say(format_args!("{usage:<26} {meaning}"));
@@ -364,6 +367,23 @@ fn generate<B: Board, S: Source>(
 #[inline(never)]
 fn token_made() {
     core::hint::black_box(());
+}
+
+/// Compares this processor's kernels with the definition, format by format: integer ones, as floats have no other way.
+#[inline(never)]
+fn check<B: Board>(console: &mut Console<B>) {
+    for kernel in Kernel::available().filter(|&kernel| kernel != Kernel::GENERIC) {
+        for format in Format::ALL.into_iter().filter(|format| !format.is_float()) {
+            match trial::try_kernel(kernel, format) {
+                Ok(n) => console.say(format_args!("{format:?} by {}: {n} products are the same", kernel.name())),
+                Err(Difference { row, b, product, defined }) => console.error(format_args!(
+                    "{format:?} by {}: row {row} by {b} is {product:e}, not {defined:e}",
+                    kernel.name()
+                )),
+            }
+        }
+    }
+    console.say(format_args!("kernel: {}", Kernel::best().name()));
 }
 
 /// Whether a session that was planned for `planned` can run with `options`.

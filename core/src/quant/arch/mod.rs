@@ -5,6 +5,10 @@
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod aarch64;
+#[cfg(arm_dsp)]
+mod arm_dsp;
+#[cfg(arm_mve)]
+mod mve;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -27,6 +31,10 @@ enum Isa {
     Neon,
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     NeonDot,
+    #[cfg(arm_dsp)]
+    ArmDsp,
+    #[cfg(arm_mve)]
+    Mve,
 }
 
 /// What [`Kernel::run`] runs.
@@ -70,6 +78,10 @@ const ALL: &[Isa] = &[
     Isa::Neon,
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     Isa::NeonDot,
+    #[cfg(arm_dsp)]
+    Isa::ArmDsp,
+    #[cfg(arm_mve)]
+    Isa::Mve,
 ];
 
 impl Isa {
@@ -85,6 +97,10 @@ impl Isa {
             Isa::Neon => true,
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::NeonDot => aarch64::has_dot_product(),
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => true,
+            #[cfg(arm_mve)]
+            Isa::Mve => true,
         }
     }
 }
@@ -115,6 +131,10 @@ impl Kernel {
             Isa::Neon => "neon",
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::NeonDot => "neon-dot",
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => "dsp",
+            #[cfg(arm_mve)]
+            Isa::Mve => "helium",
         }
     }
 
@@ -129,6 +149,10 @@ impl Kernel {
             Isa::Avx2 | Isa::Avx512 => 1 << 17,
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::Neon | Isa::NeonDot => 1 << 16,
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => 1 << 14,
+            #[cfg(arm_mve)]
+            Isa::Mve => 1 << 14,
         }
     }
 
@@ -148,6 +172,10 @@ impl Kernel {
             Isa::Neon => task.run(),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::NeonDot => aarch64::run_dot(self, task),
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => task.run(),
+            #[cfg(arm_mve)]
+            Isa::Mve => task.run(),
         }
     }
 
@@ -161,6 +189,10 @@ impl Kernel {
             Isa::Avx512 => x86::multiply_avx512(self, format, rows, x, products),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::Neon | Isa::NeonDot => aarch64::multiply(self, format, rows, x, products),
+            #[cfg(arm_dsp)]
+            Isa::ArmDsp => arm_dsp::multiply(format, rows, x, products),
+            #[cfg(arm_mve)]
+            Isa::Mve => mve::multiply(format, rows, x, products),
         }
     }
 }
