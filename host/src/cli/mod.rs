@@ -7,7 +7,9 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod perplexity;
 mod plan;
+mod sequence;
 mod synth;
 mod tokenize;
 
@@ -35,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
+  gptrickle perplexity -m model.gguf -f text.txt
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
 Without -m, the built-in demo model is used: it writes short, simple stories.";
@@ -46,6 +49,7 @@ enum Verb {
     Logits(logits::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
+    Perplexity(perplexity::Args),
     Synth(synth::Args),
 }
 
@@ -57,6 +61,7 @@ pub fn run() -> ExitCode {
         Verb::Logits(args) => logits::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::Perplexity(args) => perplexity::run(args),
         Verb::Synth(args) => synth::run(args),
     };
     match result {
