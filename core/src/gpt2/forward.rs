@@ -9,7 +9,7 @@ use crate::source::Source;
 use super::error::Error;
 use super::kv::Kv;
 use super::state::State;
-use super::weights::{Linear, Norm, Weights};
+use super::weights::{ATTN_OUTPUT, ATTN_QKV, FFN_DOWN, FFN_UP, Linear, Norm, OUTPUT, Role, Weights};
 
 /// Runs `tokens` (1..=B of them) through the transformer, as the positions that follow those in the KV cache.
 ///
@@ -25,6 +25,21 @@ pub fn forward<S: Source>(
     state: &mut State,
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
+) -> Result<(), Error> {
+    forward_watched(src, weights, state, tokens, head, |_, _| ())
+}
+
+/// [`forward`], which shows what each matrix is multiplied with: `watch(matrix, x)`, x as (tokens, columns).
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_watched<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    tokens: impl ExactSizeIterator<Item = u32>,
+    head: bool,
+    mut watch: impl FnMut(Role, &[f32]),
 ) -> Result<(), Error> {
     let (config, kernel) = (state.config, state.scratch.engine.kernel);
     let (n, n_embd) = (tokens.len(), config.n_embd);
@@ -55,6 +70,7 @@ pub fn forward<S: Source>(
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.attn_norm, &layer.attn_qkv.weight, config.epsilon, h)?;
+        watch(Role::of_layer(l, ATTN_QKV), h);
         let qkv = &mut state.wide[..n * 3 * n_embd];
         linear(src, &layer.attn_qkv, &layer.attn_output.weight, h, qkv, &mut state.scratch)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
@@ -67,15 +83,18 @@ pub fn forward<S: Source>(
                 attend(&mut state.kv, l, config.head_dim(), q, scores, h);
             });
         }
+        watch(Role::of_layer(l, ATTN_OUTPUT), h);
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &layer.ffn_norm.weight, h, projected, &mut state.scratch)?;
         add(x, projected);
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.ffn_norm, &layer.ffn_up.weight, config.epsilon, h)?;
+        watch(Role::of_layer(l, FFN_UP), h);
         let hidden = &mut state.wide[..n * config.n_ff];
         linear(src, &layer.ffn_up, &layer.ffn_down.weight, h, hidden, &mut state.scratch)?;
         kernel.run(|| ops::gelu(hidden));
+        watch(Role::of_layer(l, FFN_DOWN), hidden);
         linear(src, &layer.ffn_down, &next.weight, hidden, h, &mut state.scratch)?;
         add(x, h);
     }
@@ -98,7 +117,25 @@ pub fn logits<S: Source>(
     weights: &Weights,
     state: &mut State,
     last: Range<usize>,
+    sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
+    logits_watched(src, weights, state, last, sink, |_, _| ())
+}
+
+/// [`logits`], which shows what the head is multiplied with, as [`forward_watched`] does.
+///
+/// # Errors
+/// As [`logits`].
+///
+/// # Panics
+/// As [`logits`].
+pub fn logits_watched<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
     mut sink: impl FnMut(usize, usize, &[f32]),
+    mut watch: impl FnMut(Role, &[f32]),
 ) -> Result<(), Error> {
     let n_embd = state.config.n_embd;
     let x = &state.x[last.start * n_embd..last.end * n_embd];
@@ -106,6 +143,7 @@ pub fn logits<S: Source>(
     h.copy_from_slice(x);
     let head = weights.output();
     norm(src, state.scratch.engine.kernel, &weights.output_norm(), &head, state.config.epsilon, h)?;
+    watch(OUTPUT, h);
     // The next pass starts with a token that is not known yet, then with the first layer.
     let next = weights.layer(0).attn_norm.weight;
     let n = last.len();

@@ -13,7 +13,7 @@ mod weights;
 
 pub use config::{Config, MAX_LAYERS, Metadata};
 pub use error::Error;
-pub use forward::{forward, logits};
+pub use forward::{forward, forward_watched, logits, logits_watched};
 pub use kv::KvFormat;
 pub use state::{Options, Plan, State};
 pub use weights::{Header, Layer, Linear, Norm, Role, Weights};

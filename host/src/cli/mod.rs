@@ -4,11 +4,13 @@
 //! 2 the command line is wrong, 130 interrupted.
 
 mod generate;
+mod importance;
 mod inspect;
 mod logits;
 mod model;
 mod perplexity;
 mod plan;
+mod quantize;
 mod sequence;
 mod synth;
 mod tokenize;
@@ -37,6 +39,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
+  gptrickle quantize model.F16.gguf model.Q4_K_M.gguf Q4_K_M
   gptrickle perplexity -m model.gguf -f text.txt
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
 
@@ -47,9 +50,11 @@ enum Verb {
     Generate(generate::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
+    Importance(importance::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
     Perplexity(perplexity::Args),
+    Quantize(quantize::Args),
     Synth(synth::Args),
 }
 
@@ -59,9 +64,11 @@ pub fn run() -> ExitCode {
         Verb::Generate(args) => generate::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
+        Verb::Importance(args) => importance::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Perplexity(args) => perplexity::run(args),
+        Verb::Quantize(args) => quantize::run(args),
         Verb::Synth(args) => synth::run(args),
     };
     match result {

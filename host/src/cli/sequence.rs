@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use gptrickle_core::arena::{ALIGN, Arena};
-use gptrickle_core::gpt2::{self, Options, State, Weights};
+use gptrickle_core::gpt2::{self, Options, Role, State, Weights};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::source::Counting;
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
@@ -81,5 +81,12 @@ impl<'a> Sequence<'a> {
             })?;
         }
         Ok(&logits[..n * n_vocab])
+    }
+
+    /// Runs a batch that follows the ones before, and shows what each matrix is multiplied with.
+    pub(super) fn watch(&mut self, tokens: &[Token], mut watch: impl FnMut(Role, &[f32])) -> anyhow::Result<()> {
+        let Sequence { src, weights, state, .. } = self;
+        gpt2::forward_watched(src, weights, state, tokens.iter().map(|token| token.0), true, &mut watch)?;
+        Ok(gpt2::logits_watched(src, weights, state, 0..tokens.len(), |_, _, _| (), watch)?)
     }
 }

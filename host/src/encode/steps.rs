@@ -31,7 +31,7 @@ const NEAREST: [u8; 512] = {
 /// The step nearest to `x`, and its nibble.
 #[inline(always)]
 fn step(x: f32) -> (f32, u8) {
-    let nibble = NEAREST[(2.0 * x + 256.0).max(0.0).min(511.0) as usize];
+    let nibble = NEAREST[(2.0 * x + 256.0).clamp(0.0, 511.0) as usize];
     (f32::from(STEPS[usize::from(nibble)]), nibble)
 }
 
