@@ -68,12 +68,15 @@ pub fn fit(format: Format, weights: &[f32], importance: Option<&[f32]>, out: &mu
     }
 }
 
-/// How much an error of each weight matters: by its input's importance and its own size.
+/// How much an error of each weight matters: by its input's importance, and a little by its own size.
+///
+/// The power was found by trial on the demo model, between none, with which large weights suffer, and that of llama.cpp,
+/// which is twice as high.
 fn weigh(w: &[f32], importance: Option<&[f32]>, matter: &mut [f32]) {
     let n = w.len() as f32;
     let square = w.iter().map(|w| w * w).sum::<f32>() / n;
     for (matter, w) in matter.iter_mut().zip(w) {
-        *matter = (square + w * w).sqrt();
+        *matter = (square + w * w).sqrt().sqrt();
     }
     let mean = importance.map_or(0.0, |importance| importance.iter().sum::<f32>() / n);
     if let Some(importance) = importance.filter(|_| mean > 0.0 && mean.is_finite()) {
