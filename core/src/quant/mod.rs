@@ -214,7 +214,9 @@ pub fn multiply(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products
 }
 
 /// [`multiply`], product by product: the definition.
-#[inline(always)]
+// Inlined for the instructions that its caller may use; on Arm's microcontrollers these are the whole build's.
+#[cfg_attr(not(target_arch = "arm"), inline(always))]
+#[cfg_attr(target_arch = "arm", inline(never))]
 fn generic(format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     let rows = rows.chunks_exact(format.row_bytes(x.cols));
     for (products, row) in products.chunks_exact_mut(x.len()).zip(rows) {
