@@ -76,6 +76,9 @@ fn arm() {
         let last = features.iter().rfind(|word| word.get(1..) == Some(feature));
         last.map_or(default, |word| word.starts_with('+'))
     };
+    if env::var_os("CARGO_FEATURE_DSP").is_none() {
+        return;
+    }
     let dsp = match target.split('-').next() {
         // Armv7E-M is Armv7-M with DSP.
         Some("thumbv7em") => true,
