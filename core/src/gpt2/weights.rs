@@ -247,6 +247,9 @@ fn place(tensor: &Tensor, config: &Config) -> Result<(Role, Matrix), Error> {
     }
     let format = Format::from_id(tensor.kind.id).filter(|format| cols != 1 || format.is_float());
     let format = format.ok_or(Error::Format { tensor: name, kind: tensor.kind, vector: cols == 1 })?;
+    if !format.is_built() {
+        return Err(Error::NotBuilt { tensor: name, kind: tensor.kind });
+    }
     Ok((role, Matrix { format, at: tensor.span.at, rows, cols }))
 }
 

@@ -77,18 +77,19 @@ macro_rules! of_format {
             Format::F32 => float32::$f($($arg),*),
             Format::F16 => float16::$f($($arg),*),
             Format::BF16 => bfloat16::$f($($arg),*),
-            Format::Q4_0 => q4_0::$f($($arg),*),
-            Format::Q4_1 => q4_1::$f($($arg),*),
-            Format::Q5_0 => q5_0::$f($($arg),*),
-            Format::Q5_1 => q5_1::$f($($arg),*),
-            Format::Q8_0 => q8_0::$f($($arg),*),
-            Format::Q2_K => q2_k::$f($($arg),*),
-            Format::Q3_K => q3_k::$f($($arg),*),
-            Format::Q4_K => q4_k::$f($($arg),*),
-            Format::Q5_K => q5_k::$f($($arg),*),
-            Format::Q6_K => q6_k::$f($($arg),*),
-            Format::IQ4_NL => iq4_nl::$f($($arg),*),
-            Format::IQ4_XS => iq4_xs::$f($($arg),*),
+            Format::Q4_0 if cfg!(feature = "legacy") => q4_0::$f($($arg),*),
+            Format::Q4_1 if cfg!(feature = "legacy") => q4_1::$f($($arg),*),
+            Format::Q5_0 if cfg!(feature = "legacy") => q5_0::$f($($arg),*),
+            Format::Q5_1 if cfg!(feature = "legacy") => q5_1::$f($($arg),*),
+            Format::Q8_0 if cfg!(feature = "legacy") => q8_0::$f($($arg),*),
+            Format::Q2_K if cfg!(feature = "k") => q2_k::$f($($arg),*),
+            Format::Q3_K if cfg!(feature = "k") => q3_k::$f($($arg),*),
+            Format::Q4_K if cfg!(feature = "k") => q4_k::$f($($arg),*),
+            Format::Q5_K if cfg!(feature = "k") => q5_k::$f($($arg),*),
+            Format::Q6_K if cfg!(feature = "k") => q6_k::$f($($arg),*),
+            Format::IQ4_NL if cfg!(feature = "iq") => iq4_nl::$f($($arg),*),
+            Format::IQ4_XS if cfg!(feature = "iq") => iq4_xs::$f($($arg),*),
+            _ => unreachable!("Header::read lets no other format in"),
         }
     };
 }
@@ -116,6 +117,17 @@ impl Format {
     /// The format with this id in a GGUF file, if it can be multiplied.
     pub fn from_id(id: u32) -> Option<Format> {
         Format::ALL.into_iter().find(|format| format.id() == id)
+    }
+
+    /// Whether this build can multiply it: whether the feature of its family is on.
+    pub const fn is_built(self) -> bool {
+        use Format::*;
+        match self {
+            F32 | F16 | BF16 => true,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 => cfg!(feature = "legacy"),
+            Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => cfg!(feature = "k"),
+            IQ4_NL | IQ4_XS => cfg!(feature = "iq"),
+        }
     }
 
     /// Its id in a GGUF file.
@@ -175,7 +187,7 @@ impl Format {
 /// The weights of whole blocks, as f32.
 ///
 /// # Panics
-/// `out` is not as long as the blocks in `blocks` make it.
+/// `out` is not as long as the blocks in `blocks` make it, or the format is not built in.
 pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
     let (len, bytes) = format.block();
     assert_eq!(blocks.len() / bytes * len, out.len(), "one value out for each weight in");
@@ -193,7 +205,7 @@ pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
 /// Integer formats read `x.q`, `x.d` and `x.sums`; float formats read `x.x`.
 ///
 /// # Panics
-/// The row has not as many weights as `x` has activations of the kind it needs.
+/// The row has not as many weights as `x` has activations of the kind it needs, or the format is not built in.
 pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
     let cols = if format.is_float() { x.x.len() } else { x.q.len() };
     assert_eq!(row.len(), format.row_bytes(cols), "as many weights as activations");
@@ -205,16 +217,20 @@ pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
 /// The same bits as [`dot`] of each, whatever the kernel.
 ///
 /// # Panics
-/// A row has not as many weights as `x` has activations, or `products` is not as long as its shape says.
+/// A row has not as many weights as `x` has activations, `products` is not as long as its shape says, or the format is
+/// not built in.
 pub fn multiply(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     let n_rows = rows.len() / format.row_bytes(x.cols);
     assert_eq!(rows.len(), n_rows * format.row_bytes(x.cols), "whole rows");
     assert_eq!(products.len(), n_rows * x.len(), "one product for each row and activation row");
+    assert!(format.is_built(), "Header::read lets no other format in"); // so the linker drops the others' kernels
     kernel.multiply(format, rows, x, products);
 }
 
 /// [`multiply`], product by product: the definition.
-#[inline(always)]
+// Inlined for the instructions that its caller may use; on Arm's microcontrollers these are the whole build's.
+#[cfg_attr(not(target_arch = "arm"), inline(always))]
+#[cfg_attr(target_arch = "arm", inline(never))]
 fn generic(format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     let rows = rows.chunks_exact(format.row_bytes(x.cols));
     for (products, row) in products.chunks_exact_mut(x.len()).zip(rows) {
