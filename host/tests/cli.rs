@@ -159,6 +159,7 @@ fn help_and_version_are_results() {
     for args in [
         &["--help"][..],
         &["generate", "--help"],
+        &["suggest", "--help"],
         &["tokenize", "-h"],
         &["logits", "-h"],
         &["inspect", "-h"],
@@ -369,6 +370,47 @@ fn several_texts_are_those_of_their_seeds() {
     for other in [&["--lookup", "2"][..], &["--save", "x"], &["--resume", "x"], &["--overflow", "slide:4"]] {
         run(&[&several[..], other].concat()).misuse(&["--num-return-sequences", other[0]]);
     }
+}
+
+#[test]
+fn suggestions_are_the_texts_that_generate_makes() {
+    let controls = ["--num-return-sequences", "3", "--temperature", "1", "--top-p", "0.9", "--top-k", "256"];
+    let texts = |args: &[&str], prompt: &str| -> Vec<(String, Value)> {
+        let mut lines = run(&[&["generate", prompt, "--json"], args].concat()).lines();
+        let summary = lines.pop().unwrap();
+        let text = |i: usize| -> String {
+            lines.iter().filter(|line| line["sequence"] == i).filter_map(|line| line["text"].as_str()).collect()
+        };
+        (0..3).map(|i| (text(i), summary["sequences"][i]["stop"].clone())).collect()
+    };
+    // The demo model ends its stories; so that a text which ends before the others is among them.
+    let long = ["-n", "120", "--seed", "5"];
+    for (prompt, other) in
+        [("Once upon a time", &[][..]), ("The cat", &["--seed", "7", "-n", "6"]), ("The end.", &long)]
+    {
+        let patient = [&["suggest", prompt, "--max-time", "0"], other].concat();
+        let report = run(&[&patient[..], &["--json"]].concat()).json();
+        let found = report["suggestions"].as_array().unwrap();
+        let found: Vec<(String, Value)> =
+            found.iter().map(|text| (text["text"].as_str().unwrap().to_owned(), text["stop"].clone())).collect();
+        let length: &[&str] = if other.contains(&"-n") { &[] } else { &["-n", "20"] };
+        assert_eq!(found, texts(&[&controls[..], length, other].concat(), prompt));
+        assert_eq!(report["prompt"], prompt);
+
+        let plain = run(&patient).ok();
+        let lines: Vec<&str> = plain.lines().collect();
+        assert_eq!(lines.len(), 3, "{plain}");
+        for (i, (line, (text, _))) in lines.iter().zip(&found).enumerate() {
+            assert_eq!(*line, format!("{}. {}", i + 1, text.replace('\n', "\\n")));
+        }
+    }
+    let hurried = run(&["suggest", "Once", "--max-time", "0.000001", "--json"]).json();
+    for text in hurried["suggestions"].as_array().unwrap() {
+        assert_eq!((&text["stop"], &text["new_tokens"]), (&"max_time".into(), &1.into()));
+    }
+    assert_eq!(run_with_stdin(&["suggest", "-"], b"Once").ok(), run(&["suggest", "Once"]).ok());
+    run(&["suggest", "Once", "--max-time", "-1"]).misuse(&["--max-time", "seconds from 0 on"]);
+    run(&["suggest"]).misuse(&["<TEXT>"]);
 }
 
 #[test]

@@ -8,12 +8,17 @@ mod convert;
 mod generate;
 mod head_agreement;
 mod inspect;
+mod interrupt;
 mod logits;
 mod model;
 mod plan;
+mod sampling;
+mod saved;
+mod suggest;
 mod synth;
 mod tokenize;
 mod verify;
+mod writing;
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -35,6 +40,7 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40
+  gptrickle suggest \"The cat sat on\"
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
@@ -50,6 +56,7 @@ Without -m, the built-in demo model is used: it writes short, simple stories.";
 #[derive(Debug, Subcommand)]
 enum Verb {
     Generate(generate::Args),
+    Suggest(suggest::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     HeadAgreement(head_agreement::Args),
@@ -65,6 +72,7 @@ enum Verb {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Generate(args) => generate::run(args),
+        Verb::Suggest(args) => suggest::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),
