@@ -160,6 +160,7 @@ fn help_and_version_are_results() {
         &["--help"][..],
         &["generate", "--help"],
         &["suggest", "--help"],
+        &["repl", "--help"],
         &["tokenize", "-h"],
         &["logits", "-h"],
         &["inspect", "-h"],
@@ -411,6 +412,73 @@ fn suggestions_are_the_texts_that_generate_makes() {
     assert_eq!(run_with_stdin(&["suggest", "-"], b"Once").ok(), run(&["suggest", "Once"]).ok());
     run(&["suggest", "Once", "--max-time", "-1"]).misuse(&["--max-time", "seconds from 0 on"]);
     run(&["suggest"]).misuse(&["<TEXT>"]);
+}
+
+#[test]
+fn a_script_of_lines_is_what_somebody_types() {
+    let repl = |args: &[&str], script: &str| run_with_stdin(&[&["repl"], args].concat(), script.as_bytes());
+    let generate = |args: &[&str]| run(&[&["generate"], args].concat()).ok();
+    let first = generate(&["Once upon a time", "-n", "20"]);
+    let second =
+        generate(&["::) she said", "-n", "9", "--seed", "7", "--top-k", "5", "--kv", "q8_0", "--context", "64"]);
+    let second_prompt =
+        generate(&[":) she said", "-n", "9", "--seed", "7", "--top-k", "5", "--kv", "q8_0", "--context", "64"]);
+    assert_ne!(second, second_prompt);
+    let script =
+        "Once upon a time\r\n\n:seed 7\n:max 9\n:set top_k 5\n:set kv q8_0\n:set context 64\n::) she said\n:quit\nno";
+    let run = repl(&["-n", "20"], script);
+    assert!(!run.err.contains("error"), "{}", run.err);
+    assert_eq!(run.ok(), first + &second_prompt);
+
+    // Every command, and a last line without its end.
+    let run = repl(&["-n", "3"], ":echo on\n:hash on\nOnce\n:stats\n:plan\n:check\n:open\n:help\n:echo off\nTwice");
+    for answer in
+        ["> :hash on\n", "logits hash     ", "new             3 tokens", "  keys and values\n", ":load FILE  "]
+    {
+        assert!(run.err.contains(answer), "no {answer} in {}", run.err);
+    }
+    assert!(!run.err.contains("Twice"), "{}", run.err);
+    assert_eq!(run.ok(), generate(&["Once", "-n", "3"]) + &generate(&["Twice", "-n", "3"]));
+
+    // Each of these fails, and the next line is answered all the same.
+    for (line, words) in [
+        (":sed 1", "line 1: no command :sed; there are :set, "),
+        (":set context 513", "line 1: a context of 513 cannot be had: use :set context with 1 to 512"),
+        (":stats", "there is no text yet: type a prompt"),
+        (":save x", "there is no text to save: type a prompt"),
+        (":load no-such-file", "cannot read no-such-file: "),
+        (&"word ".repeat(600), "512 positions are left"),
+    ] {
+        let run = repl(&["-n", "3"], &format!("{line}\nOnce"));
+        assert_eq!((run.code, String::from_utf8(run.out).unwrap()), (Some(1), generate(&["Once", "-n", "3"])));
+        assert!(run.err.contains(&format!("error: {words}")) || run.err.contains(words), "{words}: {}", run.err);
+    }
+    let run = run_with_stdin(&["repl", "-n", "3"], b"\xff\nOnce");
+    assert!(run.code == Some(1) && run.err.contains("error: line 1: it is not UTF-8"), "{}", run.err);
+    self::run(&["repl", "-m", "no-such.gguf"]).fails(&["no-such.gguf"]);
+}
+
+#[test]
+fn the_repl_saves_and_loads_texts_of_generate() {
+    let folder = Folder::new("repl-saved");
+    let (ours, theirs) = (folder.path("ours.session"), folder.path("theirs.session"));
+    let options = ["--kv", "q8_0", "--context", "160", "--temperature", "1.1", "--seed", "6"];
+    let whole = run(&[&["generate", "Once upon a time", "-n", "60"], &options[..]].concat()).ok();
+    let script = format!("Once upon a time\n:save {ours}\n");
+    let first = run_with_stdin(&[&["repl", "-n", "30"], &options[..]].concat(), script.as_bytes()).ok();
+    let rest = run(&["generate", "--resume", &ours, "-n", "30"]).ok();
+    assert_eq!(first.strip_suffix('\n').unwrap().to_owned() + &rest, whole);
+
+    run(&[&["generate", "Once upon a time", "-n", "30", "--save", &theirs], &options[..]].concat()).ok();
+    // The settings come along, and stay.
+    let loaded = run_with_stdin(&["repl", "-n", "30"], format!(":load {theirs}\nOnce upon a time\n").as_bytes()).ok();
+    assert_eq!(loaded, rest + &first);
+
+    let bytes = fs::read(&theirs).unwrap();
+    let short = folder.file("short", &bytes[..bytes.len() - 1]);
+    let run = run_with_stdin(&["repl", "-n", "3"], format!(":load {short}\nOnce").as_bytes());
+    assert!(run.code == Some(1) && run.err.contains("ends early"), "{}", run.err);
+    assert_eq!(String::from_utf8(run.out).unwrap().lines().count(), 1);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod interrupt;
 mod logits;
 mod model;
 mod plan;
+mod repl;
 mod sampling;
 mod saved;
 mod suggest;
@@ -41,6 +42,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40
   gptrickle suggest \"The cat sat on\"
+  gptrickle repl
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
@@ -57,6 +59,7 @@ Without -m, the built-in demo model is used: it writes short, simple stories.";
 enum Verb {
     Generate(generate::Args),
     Suggest(suggest::Args),
+    Repl(repl::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     HeadAgreement(head_agreement::Args),
@@ -73,6 +76,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Generate(args) => generate::run(args),
         Verb::Suggest(args) => suggest::run(args),
+        Verb::Repl(args) => repl::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),
