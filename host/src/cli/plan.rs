@@ -285,12 +285,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Regions {
+    /// Those of a session.
     pub(super) fn new(plan: &Plan) -> Regions {
         let gpt2::Plan { weights, kv, activations } = plan.model;
         let Plan { tokenizer, sampler, tokens, .. } = *plan;
         Regions { directory: weights, kv, activations, tokenizer, sampler, tokens }
     }
 
+    /// Each with its name, in the order in which they are cut.
     pub(super) fn named(&self) -> [(&'static str, usize); 6] {
         [
             ("directory of weights", self.directory),

@@ -28,6 +28,7 @@ impl SavedText {
         Ok(SavedText { file, path: path.into(), head })
     }
 
+    /// Puts the text into the session, and checks that the file has nothing more.
     pub(super) fn restore(&mut self, session: &mut Session) -> anyhow::Result<()> {
         let name = || self.path.display().to_string();
         session.restore(&self.head, &mut |bytes| self.file.read(bytes)).with_context(name)?;
@@ -42,6 +43,7 @@ impl SavedText {
         Ok((fingerprint, output::Output::create(path, true)?))
     }
 
+    /// Writes the text and puts the file in its place.
     pub(super) fn write(session: &Session, fingerprint: Fingerprint, mut output: output::Output) -> anyhow::Result<()> {
         let saved = session.save(fingerprint, &mut |bytes| output.write_all(bytes));
         saved.and_then(|()| output.finish()).context("cannot save the text")

@@ -18,7 +18,7 @@ use crate::source::ModelFile;
 
 /// A token, as `--json` prints it.
 #[derive(Serialize)]
-pub(super) struct TokenLine {
+struct TokenLine {
     /// Of which text, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence: Option<usize>,
@@ -132,7 +132,7 @@ impl Run<'_, '_> {
     }
 }
 
-pub(super) fn per_s(n: usize, took: Duration) -> f64 {
+fn per_s(n: usize, took: Duration) -> f64 {
     if n > 0 && !took.is_zero() { n as f64 / took.as_secs_f64() } else { 0.0 }
 }
 
@@ -218,6 +218,7 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// Standard output, of one text.
     pub(super) fn new(json: bool) -> Output {
         Output { json, sequence: None, later: None, waiting: None, ends_line: false }
     }
@@ -273,6 +274,7 @@ pub(super) fn no_color() -> bool {
 }
 
 impl Summary {
+    /// Writes the figures to standard error.
     pub(super) fn print(&self) {
         if let Some(stop) = self.stop {
             note(format_args!("stop            {stop}"));
