@@ -66,6 +66,8 @@ extern crate std;
 // From storage up to text: a module uses only those listed before it.
 pub mod source;
 
+mod sort;
+
 pub mod arena;
 
 pub mod quant;

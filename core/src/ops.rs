@@ -83,6 +83,16 @@ impl Matrix {
         next: impl Iterator<Item = Option<Matrix>> + Clone,
         mut f: impl FnMut(usize, &[u8]),
     ) -> Result<(), Error> {
+        self.stream_hinting(src, &mut hint(next), &mut f)
+    }
+
+    /// [`stream`](Matrix::stream), compiled once for whatever is read next.
+    fn stream_hinting<S: Source>(
+        &self,
+        src: &mut S,
+        hint: &mut Hint<'_, S>,
+        f: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
         let row_bytes = self.row_bytes();
         let mut first = 0;
         while first < self.rows {
@@ -93,7 +103,7 @@ impl Matrix {
                 Reach::Ahead(n) if n >= row_bytes => 1,
                 _ => 2,
             };
-            (0..stretches).for_each(|_| announce(src, once(Some(rest)).chain(next.clone())));
+            (0..stretches).for_each(|_| hint(src, rest));
             let rows = match rest.reach(src).bytes() / row_bytes {
                 0 if row_bytes > src.max_chunk() => {
                     let cause = Cause::ChunkTooLong(src.max_chunk());
@@ -107,6 +117,14 @@ impl Matrix {
         }
         Ok(())
     }
+}
+
+/// Tells the source of one stretch of a matrix, or of what is read after it.
+type Hint<'a, S> = dyn FnMut(&mut S, Matrix) + 'a;
+
+/// The hint where `next` are the tensors behind the matrix.
+fn hint<S: Source>(next: impl Iterator<Item = Option<Matrix>> + Clone) -> impl FnMut(&mut S, Matrix) {
+    move |src, rest| announce(src, once(Some(rest)).chain(next.clone()))
 }
 
 /// Tells the source of the first rows in `order` that it was not told of yet: as many as a buffer holds, from as many
@@ -228,6 +246,18 @@ pub fn multiply<S: Source>(
     scratch: &mut Scratch,
     mut sink: impl FnMut(usize, &[f32]),
 ) -> Result<(), Error> {
+    multiply_hinting(src, w, &mut hint(next), x, scratch, &mut sink)
+}
+
+/// [`multiply`], compiled once for whatever is read next and wherever products go.
+fn multiply_hinting<S: Source>(
+    src: &mut S,
+    w: &Matrix,
+    hint: &mut Hint<'_, S>,
+    x: &[f32],
+    scratch: &mut Scratch,
+    sink: &mut dyn FnMut(usize, &[f32]),
+) -> Result<(), Error> {
     if x.is_empty() {
         return Ok(());
     }
@@ -239,7 +269,7 @@ pub fn multiply<S: Source>(
     }
     let x = Batch { cols: w.cols, x, q, d, sums };
     let (row_bytes, at_once) = (w.row_bytes(), products.len() / x.len());
-    w.stream(src, next, |first, rows| {
+    w.stream_hinting(src, hint, &mut |first, rows| {
         for (i, rows) in rows.chunks(at_once * row_bytes).enumerate() {
             let products = &mut products[..rows.len() / row_bytes * x.len()];
             let parts = engine.team.parts().min(products.len() * w.cols / engine.kernel.least_shared());

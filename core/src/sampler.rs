@@ -17,6 +17,7 @@ use shortlist::{id, logit};
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::exp::exp;
+use crate::sort::sort;
 use crate::tokenizer::Token;
 
 /// How the next token is chosen.
@@ -243,7 +244,7 @@ impl<'a> Sampler<'a> {
         let recent = &mut self.recent[choice * self.window..][..self.window];
         recent.fill(NO_TOKEN);
         recent.iter_mut().zip(history.rev()).for_each(|(recent, token)| *recent = token);
-        recent.sort_unstable();
+        sort(recent, |a, b| a < b);
     }
 
     /// Takes a choice's logits of the tokens from id `first` on: from 0 to the last, in pieces that join.
@@ -282,7 +283,7 @@ impl<'a> Sampler<'a> {
             return Err(Error::NotFinite { token });
         }
         let kept = self.best.kept(choice);
-        kept.sort_unstable_by(|a, b| b.cmp(a));
+        sort(kept, |a, b| a > b);
         let kept = &*kept;
         let Some(&best) = kept.first() else { return Err(Error::NotFinite { token: Token(0) }) };
         let Params { temperature, top_p, min_p, .. } = self.params;

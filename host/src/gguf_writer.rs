@@ -228,6 +228,11 @@ impl<W: Write> Data<W> {
         Ok(self.out)
     }
 
+    /// How many bytes were written so far, those of the header included.
+    pub fn bytes(&self) -> u64 {
+        self.at
+    }
+
     /// Gives back the output as it is, whatever is missing.
     pub fn into_inner(self) -> W {
         self.out

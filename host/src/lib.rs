@@ -3,21 +3,26 @@
 //! [`source`] holds where a model's bytes come from under an operating system, [`threads`] who multiplies them,
 //! [`board`] what a plan needs to know of a board, [`npy`] writes arrays for NumPy, [`bandwidth`] tells what memory gives
 //! one core, and [`cli`] the command line's verbs.
-//! Files are made by [`synth`], and by [`convert`] from a [`checkpoint`] of transformers: [`mix`] says which type each
-//! matrix has, [`encode`] makes its blocks, [`gguf_writer`] puts them into a file and [`output`] that file in its place,
-//! whole or not at all. [`verify`] reads all of a file and says what is wrong with it. Everything else is
+//! Files are made by [`synth`] and [`quantize`], and by [`convert`] from a [`checkpoint`] of transformers: [`mix`] says
+//! which type each matrix has, [`importance`] what matters in it, [`encode`] makes its blocks, [`gguf_writer`] puts them
+//! into a file, with [`checksums`] if it is for a board, and [`output`] that file in its place, whole or not at all.
+//! [`verify`] reads all of a file and says what is wrong with it, [`perplexity`] what it is worth. Everything else is
 //! [`gptrickle_core`].
 
 pub mod bandwidth;
 pub mod board;
 pub mod checkpoint;
+pub mod checksums;
 pub mod cli;
 pub mod convert;
 pub mod encode;
 pub mod gguf_writer;
+pub mod importance;
 pub mod mix;
 pub mod npy;
 pub mod output;
+pub mod perplexity;
+pub mod quantize;
 pub mod source;
 pub mod synth;
 pub mod threads;

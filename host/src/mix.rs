@@ -4,6 +4,9 @@
 //! `gpt2` without an importance matrix, `tests/synth.rs` holds them against files that it made. Norms, biases and the
 //! position embedding are F32 in every file.
 
+use std::fmt;
+use std::str::FromStr;
+
 use clap::ValueEnum;
 use gptrickle_core::quant::Format;
 
@@ -38,6 +41,81 @@ pub enum FileType {
     IQ4_XS,
 }
 
+/// A mix for boards: the fewest bytes a token at a given quality, in files that llama.cpp loads all the same.
+///
+/// Stock mixes give a third to a half of the bytes of a small model to the head, in Q6_K; here it has the rate of the
+/// rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// Q3_K, and Q2_K where it hurts least: about 3.2 bits a weight.
+    Device2,
+    /// IQ4_XS all over, 4.25 bits a weight: within about a percent of Q4_K_M's perplexity.
+    Device4,
+}
+
+/// What a file can be quantised to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mix {
+    /// What llama.cpp calls by the same name.
+    Stock(FileType),
+    /// A mix for boards.
+    Device(Device),
+}
+
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mix::Stock(file_type) => write!(f, "{file_type:?}"),
+            Mix::Device(Device::Device2) => f.write_str("device2"),
+            Mix::Device(Device::Device4) => f.write_str("device4"),
+        }
+    }
+}
+
+impl FromStr for Mix {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Mix, String> {
+        if let Ok(file_type) = <FileType as ValueEnum>::from_str(name, true) {
+            return Ok(Mix::Stock(file_type));
+        }
+        match name.to_ascii_lowercase().as_str() {
+            "device2" => Ok(Mix::Device(Device::Device2)),
+            "device4" => Ok(Mix::Device(Device::Device4)),
+            _ => {
+                let names: Vec<String> = FileType::value_variants().iter().map(|kind| format!("{kind:?}")).collect();
+                Err(format!("it must be {}, device2 or device4", names.join(", ")))
+            }
+        }
+    }
+}
+
+impl Mix {
+    /// Its number in `general.file_type`; a mix for boards has that of the stock mix which is most like it.
+    pub fn id(self) -> u32 {
+        match self {
+            Mix::Stock(file_type) => file_type.id(),
+            Mix::Device(Device::Device2) => FileType::Q2_K.id(),
+            Mix::Device(Device::Device4) => FileType::IQ4_XS.id(),
+        }
+    }
+
+    /// The type of `matrix`, as [`FileType::format`] tells it.
+    pub fn format(self, matrix: Matrix, cols: usize, n_layer: usize, tied: bool) -> Format {
+        let wanted = match self {
+            Mix::Stock(file_type) => return file_type.format(matrix, cols, n_layer, tied),
+            // The head is most of a small model: one step up from the least.
+            Mix::Device(Device::Device2) => match matrix {
+                Matrix::FfnUp(_) => Format::Q2_K,
+                Matrix::TokenEmbd if !tied => Format::Q2_K,
+                _ => Format::Q3_K,
+            },
+            Mix::Device(Device::Device4) => Format::IQ4_XS,
+        };
+        if cols.is_multiple_of(wanted.block().0) { wanted } else { fallback(wanted) }
+    }
+}
+
 /// A matrix of the model; those of a layer with its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matrix {
@@ -53,6 +131,26 @@ pub enum Matrix {
     FfnUp(usize),
     /// `blk.N.ffn_down.weight`
     FfnDown(usize),
+}
+
+impl Matrix {
+    /// The matrix that a tensor of this name is.
+    pub fn from_name(name: &str) -> Option<Matrix> {
+        match name {
+            "token_embd.weight" => return Some(Matrix::TokenEmbd),
+            "output.weight" => return Some(Matrix::Output),
+            _ => {}
+        }
+        let (layer, name) = name.strip_prefix("blk.")?.split_once('.')?;
+        let layer = layer.parse().ok()?;
+        match name {
+            "attn_qkv.weight" => Some(Matrix::AttnQkv(layer)),
+            "attn_output.weight" => Some(Matrix::AttnOutput(layer)),
+            "ffn_up.weight" => Some(Matrix::FfnUp(layer)),
+            "ffn_down.weight" => Some(Matrix::FfnDown(layer)),
+            _ => None,
+        }
+    }
 }
 
 impl FileType {
@@ -212,6 +310,28 @@ mod tests {
         }
     }
 
+    /// The figure that boards pay by, at the shape of DistilGPT2: a token reads every layer, the last norm and the head.
+    #[test]
+    fn device4_reads_three_quarters_of_q4_k_m_at_most() {
+        let (n_layer, n_embd, n_vocab) = (6, 768, 50257);
+        let bytes_per_token = |mix: Mix, tied| {
+            let bytes = |matrix, rows: usize, cols| rows * mix.format(matrix, cols, n_layer, tied).row_bytes(cols);
+            let layer = |i| {
+                bytes(Matrix::AttnQkv(i), 3 * n_embd, n_embd)
+                    + bytes(Matrix::AttnOutput(i), n_embd, n_embd)
+                    + bytes(Matrix::FfnUp(i), 4 * n_embd, n_embd)
+                    + bytes(Matrix::FfnDown(i), n_embd, 4 * n_embd)
+                    + 4 * 13 * n_embd // norms and biases
+            };
+            let head = if tied { Matrix::TokenEmbd } else { Matrix::Output };
+            (0..n_layer).map(layer).sum::<usize>() + 4 * 2 * n_embd + bytes(head, n_vocab, n_embd)
+        };
+        let stock = bytes_per_token(Mix::Stock(FileType::Q4_K_M), false);
+        let ours = bytes_per_token(Mix::Device(Device::Device4), true);
+        println!("device4 {ours} bytes a token, Q4_K_M {stock}, {:.4} of it", ours as f64 / stock as f64);
+        assert!(4 * ours <= 3 * stock, "{ours} bytes, Q4_K_M reads {stock}");
+    }
+
     /// By hand from llama.cpp's rules, for shapes that no vector has.
     #[test]
     fn deeper_and_wider_models() {
@@ -233,7 +353,7 @@ mod tests {
 
     #[test]
     fn names_are_those_people_use() {
-        let named = |name: &str| FileType::from_str(name, true).unwrap();
+        let named = |name: &str| <FileType as ValueEnum>::from_str(name, true).unwrap();
         assert_eq!(named("Q4_K_M"), FileType::Q4_K_M);
         assert_eq!(named("q4_k"), FileType::Q4_K_M);
         assert_eq!([named("Q3_K"), named("Q5_K")], [FileType::Q3_K_M, FileType::Q5_K_M]);

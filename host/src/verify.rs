@@ -5,7 +5,7 @@
 //! nonsense, is a problem; what is only strange is a remark.
 //!
 //! Checksums: a file may have a table of CRC-32 (ISO-HDLC, as in zip and PNG) in its metadata, one for each
-//! [`CRC_CHUNK`] bytes from the first tensor to the end of the last, the last chunk as long as it is.
+//! [`CHUNK`] bytes from the first tensor to the end of the last, the last chunk as long as it is.
 
 use std::collections::HashSet;
 
@@ -17,10 +17,8 @@ use gptrickle_core::source::{self, Source};
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 use serde::Serialize;
 
-/// The key of how many bytes a checksum covers, a `u32`.
-pub const CRC_CHUNK: &str = "gptrickle.crc32.chunk_bytes";
-/// The key of the checksums, an array of `u32`.
-pub const CRC_TABLE: &str = "gptrickle.crc32.table";
+use crate::checksums::{CHUNK, TABLE};
+
 /// Weights that are decoded at a time, whole super-blocks.
 const PIECE: usize = 1 << 16;
 /// Most problems that a check tells one by one.
@@ -334,7 +332,7 @@ fn weights(
 /// Every chunk has the checksum that the file has for it.
 fn checksums(file: &File, src: &mut impl Source) -> Result<Check, source::Error> {
     const NAME: &str = "checksums";
-    let (chunk, table) = (value(file, src, CRC_CHUNK)?, value(file, src, CRC_TABLE)?);
+    let (chunk, table) = (value(file, src, CHUNK)?, value(file, src, TABLE)?);
     let (chunk, table) = match (chunk, table) {
         (None, None) => return Ok(Check::skipped(NAME, "the file has none")),
         (Some(Value::U32(chunk @ 1..)), Some(Value::Array(table))) if table.element.id == 4 => {
@@ -342,7 +340,7 @@ fn checksums(file: &File, src: &mut impl Source) -> Result<Check, source::Error>
         }
         _ => {
             let mut check = Check::new(NAME);
-            check.problem(format_args!("{CRC_CHUNK} must be a u32 above 0, {CRC_TABLE} an array of u32"));
+            check.problem(format_args!("{CHUNK} must be a u32 above 0, {TABLE} an array of u32"));
             return Ok(check);
         }
     };
@@ -473,7 +471,7 @@ mod tests {
     fn with_checksums(chunk: impl Into<crate::gguf_writer::Value>, table: &[u32]) -> Vec<u8> {
         let table =
             crate::gguf_writer::Value::array(4, table.len() as u64, table.iter().flat_map(|crc| crc.to_le_bytes()));
-        let header = Writer::new().entry(CRC_CHUNK, chunk).entry(CRC_TABLE, table).tensor("w", &[10], 0, 40);
+        let header = Writer::new().entry(CHUNK, chunk).entry(TABLE, table).tensor("w", &[10], 0, 40);
         let mut data = header.start(Vec::new()).unwrap();
         (0..10u8).for_each(|i| data.write(&f32::from(i).to_le_bytes()).unwrap());
         data.finish().unwrap()

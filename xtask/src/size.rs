@@ -1,8 +1,10 @@
-//! `cargo xtask size`: what each board's firmware takes, as the table in `firmware/SIZES.md`.
+//! `cargo xtask size`: what each board's firmware takes, as the table in `firmware/SIZES.md`; with `--core`, what the
+//! core takes by itself.
 
 use anyhow::{Context, Result};
 use object::elf::{self, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS};
-use object::{Object, ObjectSection, SectionFlags};
+use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SectionKind};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -10,12 +12,110 @@ use crate::boards::BOARDS;
 use crate::firmware;
 use crate::process::{self, root};
 use crate::qemu;
+use crate::toolchain::{Library, Places};
 
-/// Prints the table and writes it to `firmware/SIZES.md`.
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The core alone, built for size for a Cortex-M7, by modules: GPT-2, tokenizer and sampler, and nothing of a board
+    #[arg(long)]
+    core: bool,
+    /// Quantisation formats that are built in: Q4_0 to Q8_0 (legacy), Q2_K to Q6_K (k), IQ4_NL and IQ4_XS (iq); all of
+    /// them if left out. F32, F16 and BF16 always are
+    #[arg(long, requires = "core", value_delimiter = ',', value_parser = FAMILIES)]
+    family: Vec<String>,
+    /// Without the kernels of the DSP extension
+    #[arg(long, requires = "core")]
+    no_dsp: bool,
+}
+
+/// The core's features of that name.
+const FAMILIES: [&str; 3] = ["legacy", "k", "iq"];
+
+/// Prints a table; that of the boards goes to `firmware/SIZES.md`, too.
 ///
 /// # Errors
-/// A board's firmware does not build, or does not run.
-pub(crate) fn size() -> Result<()> {
+/// Firmware does not build, or does not run.
+pub(crate) fn size(options: &Options) -> Result<()> {
+    if options.core { core(options) } else { boards() }
+}
+
+/// Cortex-M7, as mps2-an500 is built.
+const TARGET: &str = "thumbv7em-none-eabihf";
+
+/// Links `firmware/probe` and prints what the linker kept.
+fn core(options: &Options) -> Result<()> {
+    let mut features: Vec<&str> = options.family.iter().map(String::as_str).collect();
+    if features.is_empty() {
+        features.extend(FAMILIES);
+    }
+    if !options.no_dsp {
+        features.push("dsp");
+    }
+    let features = features.join(",");
+    let toolchain = Places::here().resolve(TARGET)?;
+    let mut cargo = toolchain.cargo("build", TARGET, Library::Core, &[]);
+    cargo.current_dir(root().join("firmware"));
+    cargo.args(["--profile", "size", "--package", "gptrickle-probe", "--features", &features]);
+    process::run(&mut cargo)?;
+
+    let elf = root().join("firmware/target").join(TARGET).join("size/gptrickle-probe");
+    let bytes = fs::read(&elf).with_context(|| elf.display().to_string())?;
+    let file = object::File::parse(&*bytes).with_context(|| elf.display().to_string())?;
+    let modules = by_module(&file);
+    println!("{TARGET}, {}, profile size, features {features}", toolchain.version()?);
+    println!("{:<32} {:>8} {:>10}", "module", "code", "constants");
+    for (module, size) in &modules {
+        println!("{module:<32} {:>8} {:>10}", size.code, size.constants);
+    }
+    let Size { code, constants, initial, .. } = Size::of(&elf)?;
+    println!("{:<32} {code:>8} {:>10}", "in all", constants + initial);
+    Ok(())
+}
+
+/// Code and constants by module, the largest first. What is inlined counts where it went; constants mostly have no name.
+fn by_module(file: &object::File) -> Vec<(String, Size)> {
+    let mut modules: BTreeMap<String, Size> = BTreeMap::new();
+    let mut unnamed = 0;
+    for section in file.sections().filter(|section| section.kind() == SectionKind::ReadOnlyData) {
+        unnamed += section.size();
+    }
+    for symbol in file.symbols().filter(|symbol| symbol.size() > 0) {
+        let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
+        let Some(kind) = section.map(|section| section.kind()) else { continue };
+        let name = format!("{:#}", rustc_demangle::demangle(symbol.name().unwrap_or_default()));
+        let size = modules.entry(module(&name)).or_default();
+        match kind {
+            SectionKind::Text => size.code += symbol.size(),
+            SectionKind::ReadOnlyData => {
+                size.constants += symbol.size();
+                unnamed -= symbol.size().min(unnamed);
+            }
+            _ => {}
+        }
+    }
+    modules.entry("constants without a name".into()).or_default().constants += unnamed;
+    let mut modules: Vec<_> = modules.into_iter().filter(|(_, size)| size.code + size.constants > 0).collect();
+    modules.sort_by_key(|(_, size)| std::cmp::Reverse(size.code + size.constants));
+    modules
+}
+
+/// Where a function belongs: of the core the module, of other crates the crate.
+fn module(name: &str) -> String {
+    let path = name.trim_start_matches(['<', '&', '[', '(']);
+    let mut parts = path.split("::");
+    let first = parts.next().unwrap_or_default();
+    match (first, parts.next()) {
+        ("gptrickle_core", Some(second)) => second.to_owned(),
+        ("probe", None) => "generate, in the probe".to_owned(),
+        (name, None) if name.starts_with("OUTLINED") => "shared between functions".to_owned(),
+        (name, None) if name.starts_with("__aeabi") || name.starts_with("mem") => "compiler_builtins".to_owned(),
+        _ => first.to_owned(),
+    }
+}
+
+/// Builds all firmware, prints the table and writes it to `firmware/SIZES.md`.
+fn boards() -> Result<()> {
     let mut table = String::from(
         "# What the firmware takes\n\n\
          Written by `cargo xtask size`, in bytes. Flash holds code, constants and the first values of variables. Static RAM \
@@ -100,6 +200,20 @@ mod tests {
         ];
         let size = Size::sum(sections.into_iter());
         assert_eq!(size, Size { code: 100, constants: 20, initial: 3, ram: 4003 });
+    }
+
+    #[test]
+    fn functions_belong_to_modules() {
+        for (name, expected) in [
+            ("gptrickle_core::quant::arch::arm_dsp::q4_0", "quant"),
+            ("<gptrickle_core::ops::Alone as gptrickle_core::ops::Team>::join", "ops"),
+            ("OUTLINED_FUNCTION_7", "shared between functions"),
+            ("core::str::converts::from_utf8", "core"),
+            ("probe", "generate, in the probe"),
+            ("__aeabi_memcpy", "compiler_builtins"),
+        ] {
+            assert_eq!(module(name), expected, "{name}");
+        }
     }
 
     #[test]

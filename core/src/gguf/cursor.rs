@@ -70,12 +70,19 @@ impl<'s, S: Source> Cursor<'s, S> {
         Ok(out)
     }
 
+    /// A number of `n` bytes, 8 at most, whose higher bits are 0.
+    pub(crate) fn number(&mut self, part: Part, n: usize) -> Result<u64, Error> {
+        let mut out = [0; 8];
+        out[..n].copy_from_slice(self.bytes(part, n)?);
+        Ok(u64::from_le_bytes(out))
+    }
+
     pub(crate) fn u32(&mut self, part: Part) -> Result<u32, Error> {
-        self.array(part).map(u32::from_le_bytes)
+        self.number(part, 4).map(|n| n as u32)
     }
 
     pub(crate) fn u64(&mut self, part: Part) -> Result<u64, Error> {
-        self.array(part).map(u64::from_le_bytes)
+        self.number(part, 8)
     }
 
     /// Steps over a string and says where it lies.

@@ -144,21 +144,27 @@ impl Value {
 
     fn read<S: Source>(cursor: &mut Cursor<'_, S>, kind: u32, key: &Name) -> Result<Value, Error> {
         let part = Part::Value;
+        match kind {
+            ElementType::STRING => return cursor.span(part).map(Value::String),
+            9 => return Array::read(cursor, key).map(Value::Array),
+            _ => {}
+        }
+        let wrong = Error::ValueType { key: *key, id: kind };
+        let Some(ElementType { bytes, .. }) = ElementType::from_id(kind) else { return Err(wrong) };
+        let n = cursor.number(part, bytes as usize)?;
         Ok(match kind {
-            0 => Value::U8(u8::from_le_bytes(cursor.array(part)?)),
-            1 => Value::I8(i8::from_le_bytes(cursor.array(part)?)),
-            2 => Value::U16(u16::from_le_bytes(cursor.array(part)?)),
-            3 => Value::I16(i16::from_le_bytes(cursor.array(part)?)),
-            4 => Value::U32(cursor.u32(part)?),
-            5 => Value::I32(i32::from_le_bytes(cursor.array(part)?)),
-            6 => Value::F32(f32::from_le_bytes(cursor.array(part)?)),
-            7 => Value::Bool(cursor.array::<1>(part)? != [0]),
-            8 => Value::String(cursor.span(part)?),
-            9 => Value::Array(Array::read(cursor, key)?),
-            10 => Value::U64(cursor.u64(part)?),
-            11 => Value::I64(i64::from_le_bytes(cursor.array(part)?)),
-            12 => Value::F64(f64::from_le_bytes(cursor.array(part)?)),
-            _ => return Err(Error::ValueType { key: *key, id: kind }),
+            0 => Value::U8(n as u8),
+            1 => Value::I8(n as i8),
+            2 => Value::U16(n as u16),
+            3 => Value::I16(n as i16),
+            4 => Value::U32(n as u32),
+            5 => Value::I32(n as i32),
+            6 => Value::F32(f32::from_bits(n as u32)),
+            7 => Value::Bool(n != 0),
+            10 => Value::U64(n),
+            11 => Value::I64(n as i64),
+            12 => Value::F64(f64::from_bits(n)),
+            _ => return Err(wrong),
         })
     }
 }

@@ -96,6 +96,13 @@ pub enum Error {
         /// Whether it is a norm or a bias, which must be floats.
         vector: bool,
     },
+    /// A tensor is stored in a way that this build leaves out.
+    NotBuilt {
+        /// Its name.
+        tensor: Name,
+        /// How it is stored.
+        kind: TensorType,
+    },
     /// A longer context is asked for than the model has positions, or none.
     Context {
         /// Positions asked for.
@@ -181,6 +188,12 @@ impl fmt::Display for Error {
             Error::Format { tensor, kind, vector: true } => {
                 write!(f, "tensor {tensor} has type {}, but norms and biases must be F32, F16 or BF16", kind.name)
             }
+            Error::NotBuilt { tensor, kind } => write!(
+                f,
+                "tensor {tensor} has type {}, which was left out of this build: use another model, or build with the \
+                 feature of its family",
+                kind.name
+            ),
             Error::Context { asked, n_ctx } => {
                 write!(f, "a context of {asked} is asked for, the model has 1..={n_ctx} positions")
             }

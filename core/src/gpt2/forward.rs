@@ -11,7 +11,7 @@ use super::config::Config;
 use super::error::Error;
 use super::kv::Kv;
 use super::state::State;
-use super::weights::{Linear, Norm, Weights};
+use super::weights::{ATTN_OUTPUT, ATTN_QKV, FFN_DOWN, FFN_UP, Linear, Norm, OUTPUT, Role, Weights};
 
 /// Runs `tokens` (1..=B of them) through the transformer, as the positions that follow those in the KV cache.
 ///
@@ -28,12 +28,27 @@ pub fn forward<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
 ) -> Result<(), Error> {
+    forward_watched(src, weights, state, tokens, head, |_, _| ())
+}
+
+/// [`forward`], which shows what each matrix is multiplied with: `watch(matrix, x)`, x as (tokens, columns).
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_watched<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    tokens: impl ExactSizeIterator<Item = u32>,
+    head: bool,
+    watch: impl FnMut(Role, &[f32]),
+) -> Result<(), Error> {
     let (n, start) = (tokens.len(), state.len);
     let left = state.batch.min(state.context - start);
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass(src, weights, state, tokens, |i| (0, start + i), head)?;
+    pass(src, weights, state, tokens, |i| (0, start + i), head, watch)?;
     state.len += n;
     Ok(())
 }
@@ -61,7 +76,7 @@ pub fn forward_each<S: Source>(
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head)?;
+    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head, |_, _| ())?;
     state.len += 1;
     Ok(())
 }
@@ -74,6 +89,7 @@ fn pass<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     place: impl Fn(usize) -> (usize, usize),
     head: bool,
+    mut watch: impl FnMut(Role, &[f32]),
 ) -> Result<(), Error> {
     let (config, layout, kernel) = (state.config, state.layout, state.scratch.engine.kernel);
     let (n, n_embd) = (tokens.len(), config.n_embd);
@@ -97,6 +113,7 @@ fn pass<S: Source>(
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.attn_norm, &mut next, config.epsilon, h)?;
+        watch(Role::of_layer(l, ATTN_QKV), h);
         let qkv = &mut state.wide[..n * 3 * n_embd];
         linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
@@ -109,15 +126,18 @@ fn pass<S: Source>(
             let kv = &mut state.kv;
             kernel.run(Attend { kv, row, layer: l, head_dim: config.head_dim(), q, scores, out: h });
         }
+        watch(Role::of_layer(l, ATTN_OUTPUT), h);
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
         add(x, projected);
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.ffn_norm, &mut next, config.epsilon, h)?;
+        watch(Role::of_layer(l, FFN_UP), h);
         let hidden = &mut state.wide[..n * config.n_ff];
         linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.scratch)?;
         kernel.run(|| ops::gelu(hidden));
+        watch(Role::of_layer(l, FFN_DOWN), hidden);
         linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
         add(x, h);
     }
@@ -141,7 +161,27 @@ pub fn logits<S: Source>(
     last: Range<usize>,
     sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
-    head(src, weights, state, last, &weights.output(), weights.next_pass(), sink)
+    logits_watched(src, weights, state, last, sink, |_, _| ())
+}
+
+/// [`logits`], which shows what the head is multiplied with, as [`forward_watched`] does.
+///
+/// # Errors
+/// As [`logits`].
+///
+/// # Panics
+/// As [`logits`].
+pub fn logits_watched<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    last: Range<usize>,
+    sink: impl FnMut(usize, usize, &[f32]),
+    mut watch: impl FnMut(Role, &[f32]),
+) -> Result<(), Error> {
+    let n = last.len();
+    watch(OUTPUT, last_norm(src, weights, state, last)?);
+    head(src, state, n, &weights.output(), weights.next_pass(), sink)
 }
 
 /// As [`logits`], with the token embedding as the head: in an untied file a draft of the logits, of which [`rescore`]
@@ -160,7 +200,9 @@ pub fn draft_logits<S: Source>(
     sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
     // Which rows come next depends on all of these.
-    head(src, weights, state, last, &weights.token_embd(), empty(), sink)
+    let n = last.len();
+    last_norm(src, weights, state, last)?;
+    head(src, state, n, &weights.token_embd(), empty(), sink)
 }
 
 /// Computes some tokens' logits for the positions of the last [`draft_logits`], bit for bit those of [`logits`].
@@ -198,23 +240,32 @@ pub fn rescore<S: Source>(
     Ok(())
 }
 
-/// Normalises the residual stream of some positions, and multiplies it with a head; `next` is what is read after it, as
-/// far as that is known.
-fn head<S: Source>(
+/// Normalises the residual stream of some positions into `state.h`.
+fn last_norm<'s, S: Source>(
     src: &mut S,
     weights: &Weights,
-    state: &mut State,
+    state: &'s mut State,
     last: Range<usize>,
-    head: &Matrix,
-    next: impl Iterator<Item = Option<Matrix>> + Clone,
-    mut sink: impl FnMut(usize, usize, &[f32]),
-) -> Result<(), Error> {
+) -> Result<&'s [f32], Error> {
     let n_embd = state.config.n_embd;
     let x = &state.x[last.start * n_embd..last.end * n_embd];
     let h = &mut state.h[..x.len()];
     h.copy_from_slice(x);
     norm(src, state.scratch.engine.kernel, &weights.output_norm(), &mut weights.head_pass(), state.config.epsilon, h)?;
-    let n = last.len();
+    Ok(h)
+}
+
+/// Multiplies `n` positions that [`last_norm`] left with a head; `next` is what is read after it, as far as that is
+/// known.
+fn head<S: Source>(
+    src: &mut S,
+    state: &mut State,
+    n: usize,
+    head: &Matrix,
+    next: impl Iterator<Item = Option<Matrix>> + Clone,
+    mut sink: impl FnMut(usize, usize, &[f32]),
+) -> Result<(), Error> {
+    let h = &state.h[..n * state.config.n_embd];
     ops::multiply(src, head, next, h, &mut state.scratch, |first, products| {
         if n == 1 {
             return sink(0, first, products);

@@ -5,7 +5,7 @@ use core::ops::Range;
 use half::f16;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
-use crate::quant::{self, GROUP, HALF};
+use crate::quant::{self, GROUP, HALF, half_to_f32};
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -169,7 +169,7 @@ impl<'a> Rows<'a> {
             Rows::F32(values) => return &values[at],
             Rows::F16(values) => {
                 for (x, &bits) in buffer.iter_mut().zip(&values[at]) {
-                    *x = f16::from_bits(bits).to_f32();
+                    *x = half_to_f32(bits);
                 }
             }
             Rows::Q8_0 { q, d } => {
@@ -190,7 +190,7 @@ impl<'a> Rows<'a> {
                 for (x, i) in buffer.iter_mut().zip(at) {
                     let byte = q[i / GROUP * HALF + i % HALF];
                     let code = (byte >> (i % GROUP / HALF * 4) & 15) as i8 - 8;
-                    *x = f32::from(code) * f16::from_bits(d[i / GROUP]).to_f32();
+                    *x = f32::from(code) * half_to_f32(d[i / GROUP]);
                 }
             }
         }

@@ -14,7 +14,7 @@ mod weights;
 
 pub use config::{Config, MAX_LAYERS, Metadata};
 pub use error::Error;
-pub use forward::{draft_logits, forward, forward_each, logits, rescore};
+pub use forward::{draft_logits, forward, forward_each, forward_watched, logits, logits_watched, rescore};
 pub use kv::{KvFormat, Layout};
 pub use state::{Options, Plan, State};
 pub use weights::{Head, Header, Layer, Linear, Norm, Role, Weights};

@@ -46,14 +46,20 @@ const OUTSIDE: [Entry; 5] = [
     ("output.weight", |c| (c.n_vocab, c.n_embd)),
 ];
 
+/// Where a layer's matrices stand in [`LAYER`].
+pub(super) const ATTN_QKV: usize = 2;
+pub(super) const ATTN_OUTPUT: usize = 4;
+pub(super) const FFN_UP: usize = 8;
+pub(super) const FFN_DOWN: usize = 10;
+
 const TOKEN_EMBD: Role = Role(0);
 const POSITION_EMBD: Role = Role(1);
 const OUTPUT_NORM: Role = Role(2);
-const OUTPUT: Role = Role(4);
+pub(super) const OUTPUT: Role = Role(4);
 const MAX_ROLES: usize = OUTSIDE.len() + LAYER.len() * MAX_LAYERS as usize;
 
 impl Role {
-    fn of_layer(layer: usize, i: usize) -> Role {
+    pub(super) fn of_layer(layer: usize, i: usize) -> Role {
         Role(OUTSIDE.len() + layer * LAYER.len() + i)
     }
 
@@ -241,6 +247,9 @@ fn place(tensor: &Tensor, config: &Config) -> Result<(Role, Matrix), Error> {
     }
     let format = Format::from_id(tensor.kind.id).filter(|format| cols != 1 || format.is_float());
     let format = format.ok_or(Error::Format { tensor: name, kind: tensor.kind, vector: cols == 1 })?;
+    if !format.is_built() {
+        return Err(Error::NotBuilt { tensor: name, kind: tensor.kind });
+    }
     Ok((role, Matrix { format, at: tensor.span.at, rows, cols }))
 }
 
@@ -447,11 +456,11 @@ impl<'a> Weights<'a> {
         };
         Layer {
             attn_norm: norm(0),
-            attn_qkv: linear(2),
-            attn_output: linear(4),
+            attn_qkv: linear(ATTN_QKV),
+            attn_output: linear(ATTN_OUTPUT),
             ffn_norm: norm(6),
-            ffn_up: linear(8),
-            ffn_down: linear(10),
+            ffn_up: linear(FFN_UP),
+            ffn_down: linear(FFN_DOWN),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Activation, dot_float};
+use super::{Batch, multiply_floats};
 
 /// Weights per block.
 pub(super) const LEN: usize = 1;
@@ -19,8 +19,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     blocks.as_chunks().0.iter().zip(out).for_each(|(&bytes, out)| *out = weight(bytes));
 }
 
-/// The product of a row with an activation row.
-#[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    dot_float(row.as_chunks().0, weight, x.x)
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_floats(weight, rows, x, products)
 }

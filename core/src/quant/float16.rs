@@ -1,8 +1,6 @@
 //! F16: each weight is an IEEE half-precision number.
 
-use half::f16;
-
-use super::{Activation, dot_float};
+use super::{Batch, half_to_f32, multiply_floats};
 
 /// Weights per block.
 pub(super) const LEN: usize = 1;
@@ -11,7 +9,7 @@ pub(super) const BYTES: usize = 2;
 
 #[inline(always)]
 fn weight(bytes: [u8; BYTES]) -> f32 {
-    f16::from_le_bytes(bytes).to_f32()
+    half_to_f32(u16::from_le_bytes(bytes))
 }
 
 /// The weights of any number of blocks.
@@ -19,8 +17,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     blocks.as_chunks().0.iter().zip(out).for_each(|(&bytes, out)| *out = weight(bytes));
 }
 
-/// The product of a row with an activation row.
-#[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    dot_float(row.as_chunks().0, weight, x.x)
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_floats(weight, rows, x, products)
 }

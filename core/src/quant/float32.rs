@@ -1,6 +1,6 @@
 //! F32: each weight as it is.
 
-use super::{Activation, dot_float};
+use super::{Batch, multiply_floats};
 
 /// Weights per block.
 pub(super) const LEN: usize = 1;
@@ -17,8 +17,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     blocks.as_chunks().0.iter().zip(out).for_each(|(&bytes, out)| *out = weight(bytes));
 }
 
-/// The product of a row with an activation row.
-#[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    dot_float(row.as_chunks().0, weight, x.x)
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_floats(weight, rows, x, products)
 }

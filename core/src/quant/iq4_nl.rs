@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, LANES, dot_codes, nibbles, scale, sum_lanes};
+use super::{Batch, GROUP, Group, multiply_groups, nibbles, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -34,12 +34,13 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {
-        lanes[i % LANES] += dot_codes(&steps(&block[QS]), x.q) as f32 * scale(block, D) * x.d;
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], _: usize) -> Group {
+    Group::new(steps(&block[QS]), scale(block, D))
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
 }

@@ -12,7 +12,7 @@
 use core::ops::Range;
 
 use super::iq4_nl::steps;
-use super::{Activation, HALF, LANES, SUPER, dot_codes, scale, sum_lanes};
+use super::{Batch, Group, HALF, SUPER, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -45,16 +45,14 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
-        let d = scale(block, D);
-        let groups = block[QS].chunks_exact(HALF).zip(scales(block)).zip(x.groups());
-        for (lane, ((qs, s), x)) in lanes.iter_mut().zip(groups) {
-            *lane += (dot_codes(&steps(qs), x.q) * i32::from(s)) as f32 * d * x.d;
-        }
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], g: usize) -> Group {
+    let qs = &block[QS][g * HALF..][..HALF];
+    Group { scales: [scales(block)[g]; 2], ..Group::new(steps(qs), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
 }

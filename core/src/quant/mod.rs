@@ -1,8 +1,9 @@
 //! Block formats: how weights are stored, and what their product with an activation row is.
 //!
 //! One file a format, the same names in each: `LEN` weights make a block of `BYTES` bytes, `dequantize` gives their
-//! values, `dot` multiplies a row of blocks with an activation row. Those functions are the definition and the judge:
-//! a faster kernel must return the same bits.
+//! values, `multiply` makes the products of rows of blocks with activation rows: what a group of weights is, is said
+//! there, and how it is multiplied, here. Those functions are the definition and the judge: a faster kernel must return
+//! the same bits.
 //!
 //! # The arithmetic
 //! An activation row is quantised once ([`quantize`]): groups of [`GROUP`] values share one f32 scale and become
@@ -31,8 +32,7 @@ mod q8_0;
 pub mod trial;
 
 use core::ops::Range;
-
-use half::f16;
+use core::slice;
 
 pub use arch::{Kernel, Task, prefetch};
 
@@ -77,18 +77,19 @@ macro_rules! of_format {
             Format::F32 => float32::$f($($arg),*),
             Format::F16 => float16::$f($($arg),*),
             Format::BF16 => bfloat16::$f($($arg),*),
-            Format::Q4_0 => q4_0::$f($($arg),*),
-            Format::Q4_1 => q4_1::$f($($arg),*),
-            Format::Q5_0 => q5_0::$f($($arg),*),
-            Format::Q5_1 => q5_1::$f($($arg),*),
-            Format::Q8_0 => q8_0::$f($($arg),*),
-            Format::Q2_K => q2_k::$f($($arg),*),
-            Format::Q3_K => q3_k::$f($($arg),*),
-            Format::Q4_K => q4_k::$f($($arg),*),
-            Format::Q5_K => q5_k::$f($($arg),*),
-            Format::Q6_K => q6_k::$f($($arg),*),
-            Format::IQ4_NL => iq4_nl::$f($($arg),*),
-            Format::IQ4_XS => iq4_xs::$f($($arg),*),
+            Format::Q4_0 if cfg!(feature = "legacy") => q4_0::$f($($arg),*),
+            Format::Q4_1 if cfg!(feature = "legacy") => q4_1::$f($($arg),*),
+            Format::Q5_0 if cfg!(feature = "legacy") => q5_0::$f($($arg),*),
+            Format::Q5_1 if cfg!(feature = "legacy") => q5_1::$f($($arg),*),
+            Format::Q8_0 if cfg!(feature = "legacy") => q8_0::$f($($arg),*),
+            Format::Q2_K if cfg!(feature = "k") => q2_k::$f($($arg),*),
+            Format::Q3_K if cfg!(feature = "k") => q3_k::$f($($arg),*),
+            Format::Q4_K if cfg!(feature = "k") => q4_k::$f($($arg),*),
+            Format::Q5_K if cfg!(feature = "k") => q5_k::$f($($arg),*),
+            Format::Q6_K if cfg!(feature = "k") => q6_k::$f($($arg),*),
+            Format::IQ4_NL if cfg!(feature = "iq") => iq4_nl::$f($($arg),*),
+            Format::IQ4_XS if cfg!(feature = "iq") => iq4_xs::$f($($arg),*),
+            _ => unreachable!("Header::read lets no other format in"),
         }
     };
 }
@@ -116,6 +117,17 @@ impl Format {
     /// The format with this id in a GGUF file, if it can be multiplied.
     pub fn from_id(id: u32) -> Option<Format> {
         Format::ALL.into_iter().find(|format| format.id() == id)
+    }
+
+    /// Whether this build can multiply it: whether the feature of its family is on.
+    pub const fn is_built(self) -> bool {
+        use Format::*;
+        match self {
+            F32 | F16 | BF16 => true,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 => cfg!(feature = "legacy"),
+            Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => cfg!(feature = "k"),
+            IQ4_NL | IQ4_XS => cfg!(feature = "iq"),
+        }
     }
 
     /// Its id in a GGUF file.
@@ -175,7 +187,7 @@ impl Format {
 /// The weights of whole blocks, as f32.
 ///
 /// # Panics
-/// `out` is not as long as the blocks in `blocks` make it.
+/// `out` is not as long as the blocks in `blocks` make it, or the format is not built in.
 pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
     let (len, bytes) = format.block();
     assert_eq!(blocks.len() / bytes * len, out.len(), "one value out for each weight in");
@@ -193,11 +205,14 @@ pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
 /// Integer formats read `x.q`, `x.d` and `x.sums`; float formats read `x.x`.
 ///
 /// # Panics
-/// The row has not as many weights as `x` has activations of the kind it needs.
+/// The row has not as many weights as `x` has activations of the kind it needs, or the format is not built in.
 pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
     let cols = if format.is_float() { x.x.len() } else { x.q.len() };
     assert_eq!(row.len(), format.row_bytes(cols), "as many weights as activations");
-    of_format!(format, dot(row, x))
+    let Activation { x, q, d, sums } = *x;
+    let mut product = 0.0;
+    generic(format, row, &Batch { cols, x, q, d, sums }, slice::from_mut(&mut product));
+    product
 }
 
 /// The products of `rows` with each of the B activation rows of `x`, as (rows, B).
@@ -205,23 +220,19 @@ pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
 /// The same bits as [`dot`] of each, whatever the kernel.
 ///
 /// # Panics
-/// A row has not as many weights as `x` has activations, or `products` is not as long as its shape says.
+/// A row has not as many weights as `x` has activations, `products` is not as long as its shape says, or the format is
+/// not built in.
 pub fn multiply(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     let n_rows = rows.len() / format.row_bytes(x.cols);
     assert_eq!(rows.len(), n_rows * format.row_bytes(x.cols), "whole rows");
     assert_eq!(products.len(), n_rows * x.len(), "one product for each row and activation row");
+    assert!(format.is_built(), "Header::read lets no other format in"); // so the linker drops the others' kernels
     kernel.multiply(format, rows, x, products);
 }
 
-/// [`multiply`], product by product: the definition.
-#[inline(always)]
+/// [`multiply`]: the definition.
 fn generic(format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
-    let rows = rows.chunks_exact(format.row_bytes(x.cols));
-    for (products, row) in products.chunks_exact_mut(x.len()).zip(rows) {
-        for (b, product) in products.iter_mut().enumerate() {
-            *product = of_format!(format, dot(row, &x.row(b)));
-        }
-    }
+    of_format!(format, multiply(rows, x, products));
 }
 
 /// B activation rows: as they are, and quantised in groups of [`GROUP`], unless they are to meet floats.
@@ -277,33 +288,6 @@ pub struct Activation<'a> {
     pub d: &'a [f32],
     /// The sum of each half group's codes (cols / HALF).
     pub sums: &'a [i16],
-}
-
-/// A group of activations.
-struct Group<'a> {
-    q: &'a [i8; GROUP],
-    d: f32,
-    sums: [i32; 2],
-}
-
-impl<'a> Activation<'a> {
-    /// The groups, in order.
-    fn groups(&self) -> impl Iterator<Item = Group<'a>> {
-        let (q, _) = self.q.as_chunks::<GROUP>();
-        let (sums, _) = self.sums.as_chunks::<2>();
-        q.iter().zip(self.d).zip(sums).map(|((q, &d), &[a, b])| Group { q, d, sums: [a.into(), b.into()] })
-    }
-
-    /// The groups of each super-block of 256, in order.
-    fn super_blocks(&self) -> impl Iterator<Item = Activation<'a>> {
-        let (x, q, d, sums) = (self.x, self.q, self.d, self.sums);
-        (0..q.len() / SUPER).map(move |i| Activation {
-            x: &x[..0],
-            q: &q[i * SUPER..][..SUPER],
-            d: &d[i * (SUPER / GROUP)..][..SUPER / GROUP],
-            sums: &sums[i * (SUPER / HALF)..][..SUPER / HALF],
-        })
-    }
 }
 
 /// Weights in a super-block of the K formats.
@@ -387,22 +371,190 @@ fn dot_float<W: Copy>(w: &[W], decode: impl Fn(W) -> f32, x: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// The product of a group of codes with a group of activations: exact.
+/// The products of rows of floats, `BYTES` each, with activation rows.
 #[inline(always)]
-fn dot_codes(codes: &[i8; GROUP], q: &[i8; GROUP]) -> i32 {
-    // By halves: compilers make vector code of 16 products, but unroll 32.
-    let [a, b] = dot_halves(codes, q);
-    a + b
+fn multiply_floats<const BYTES: usize>(
+    weight: impl Fn([u8; BYTES]) -> f32,
+    rows: &[u8],
+    x: &Batch,
+    products: &mut [f32],
+) {
+    let batch = x.x.len() / x.cols;
+    for (products, row) in products.chunks_exact_mut(batch).zip(rows.chunks_exact(x.cols * BYTES)) {
+        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(x.cols)) {
+            *product = dot_float(row.as_chunks().0, &weight, x);
+        }
+    }
 }
 
-/// The product of each half: for formats with a scale for every 16 weights.
+/// A group of weights: `codes[i] · scales[i / HALF] · d + minima[i / HALF] · m`.
+struct Group {
+    codes: [i8; GROUP],
+    scales: [i8; 2],
+    d: f32,
+    minima: [u8; 2],
+    m: f32,
+}
+
+impl Group {
+    /// Of a format without integer scales and minima.
+    #[inline(always)]
+    fn new(codes: [i8; GROUP], d: f32) -> Self {
+        Group { codes, scales: [1; 2], d, minima: [0; 2], m: 0.0 }
+    }
+
+    /// The product with a group of activations.
+    #[inline(always)]
+    fn dot<const MINIMA: bool>(&self, q: &[i8; GROUP], d: f32, sums: [i16; 2]) -> f32 {
+        // By halves: compilers make vector code of 16 products, but unroll 32.
+        let half = |i: usize| -> i32 {
+            let (codes, q) = (&self.codes[i * HALF..][..HALF], &q[i * HALF..][..HALF]);
+            codes.iter().zip(q).map(|(&code, &q)| i32::from(code) * i32::from(q)).sum()
+        };
+        let [a, b] = self.scales.map(i32::from);
+        let product = (half(0) * a + half(1) * b) as f32 * self.d;
+        if !MINIMA {
+            return product * d;
+        }
+        (product + minimum(self.minima, sums) as f32 * self.m) * d
+    }
+}
+
+/// The sum of minima times those of activations: exact.
 #[inline(always)]
-fn dot_halves(codes: &[i8], q: &[i8; GROUP]) -> [i32; 2] {
-    let half = |i: usize| {
-        let (c, q) = (&codes[i * HALF..][..HALF], &q[i * HALF..][..HALF]);
-        c.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
-    };
-    [half(0), half(1)]
+fn minimum(minima: [u8; 2], sums: [i16; 2]) -> i32 {
+    i32::from(minima[0]) * i32::from(sums[0]) + i32::from(minima[1]) * i32::from(sums[1])
+}
+
+/// The products of rows of blocks, each of `LEN` weights in `BYTES` bytes, with activation rows.
+///
+/// `group` unpacks a group of a block; `MINIMA` tells whether it has some.
+#[inline(always)]
+fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
+    group: impl Fn(&[u8; BYTES], usize) -> Group,
+    rows: &[u8],
+    x: &Batch,
+    products: &mut [f32],
+) {
+    let batch = x.q.len() / x.cols;
+    for (products, row) in products.chunks_exact_mut(batch).zip(rows.chunks_exact(x.cols / LEN * BYTES)) {
+        for (i, products) in products.chunks_mut(COLUMNS).enumerate() {
+            match products {
+                [product] => *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, i * COLUMNS),
+                _ => multiply_row::<LEN, BYTES, MINIMA>(&group, row, x, i * COLUMNS, products),
+            }
+        }
+    }
+}
+
+/// The product of a row with activation row `b`, group by group.
+#[inline(always)]
+fn dot_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
+    group: impl Fn(&[u8; BYTES], usize) -> Group,
+    row: &[u8],
+    x: &Batch,
+    b: usize,
+) -> f32 {
+    let first = b * (x.cols / GROUP);
+    let (q, d, sums) = (&x.q.as_chunks().0[first..], &x.d[first..], &x.sums.as_chunks().0[first..]);
+    let groups = LEN / GROUP;
+    let x = q.chunks_exact(groups).zip(d.chunks_exact(groups)).zip(sums.chunks_exact(groups));
+    let mut lanes = [0.0; LANES];
+    for (i, (block, ((q, d), sums))) in row.as_chunks().0.iter().zip(x).enumerate() {
+        for g in 0..groups {
+            lanes[(i * groups + g) % LANES] += group(block, g).dot::<MINIMA>(&q[g], d[g], sums[g]);
+        }
+    }
+    sum_lanes(lanes)
+}
+
+/// Activation rows that groups are unpacked for at once: one on microcontrollers, which have no stack for more.
+const COLUMNS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
+
+/// The products of a row with the activation rows from `first` on, as many groups as there are lanes at a time.
+#[inline(always)]
+fn multiply_row<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
+    group: impl Fn(&[u8; BYTES], usize) -> Group,
+    row: &[u8],
+    x: &Batch,
+    first: usize,
+    products: &mut [f32],
+) {
+    let n_groups = x.cols / GROUP;
+    let mut slab = Slab { codes: [[0; GROUP]; LANES], d: [0.0; LANES], minima: [[0; 2]; LANES], m: [0.0; LANES] };
+    let mut lanes = [[0.0; LANES]; COLUMNS];
+    for (g, blocks) in (0..n_groups).step_by(LANES).zip(row.chunks(LANES * GROUP / LEN * BYTES)) {
+        for (i, block) in blocks.as_chunks().0.iter().enumerate() {
+            for j in 0..LEN / GROUP {
+                slab.put::<MINIMA>((i * (LEN / GROUP) + j) % LANES, &group(block, j));
+            }
+        }
+        let end = n_groups.min(g + LANES);
+        for (b, lanes) in lanes.iter_mut().enumerate().take(products.len()) {
+            let at = (first + b) * n_groups;
+            slab.multiply::<MINIMA>(x, at + g..at + end, lanes);
+        }
+    }
+    products.iter_mut().zip(lanes).for_each(|(product, lanes)| *product = sum_lanes(lanes));
+}
+
+/// As many groups as there are lanes; where a row ends, the last ones do not count.
+struct Slab {
+    /// Each times its integer scale.
+    codes: [[i16; GROUP]; LANES],
+    d: [f32; LANES],
+    minima: [[u8; 2]; LANES],
+    m: [f32; LANES],
+}
+
+impl Slab {
+    /// Puts a group in its place.
+    #[inline(always)]
+    fn put<const MINIMA: bool>(&mut self, g: usize, group: &Group) {
+        self.d[g] = group.d;
+        let codes = self.codes[g].iter_mut().zip(&group.codes);
+        codes.enumerate().for_each(|(i, (to, &code))| *to = i16::from(code) * i16::from(group.scales[i / HALF]));
+        if MINIMA {
+            (self.minima[g], self.m[g]) = (group.minima, group.m);
+        }
+    }
+
+    /// Adds each group's product with one of activations to its lane.
+    #[inline(always)]
+    fn multiply<const MINIMA: bool>(&self, x: &Batch, groups: Range<usize>, lanes: &mut [f32; LANES]) {
+        let (q, d) = (&x.q.as_chunks::<GROUP>().0[groups.clone()], &x.d[groups.clone()]);
+        let sums = if MINIMA { &x.sums.as_chunks::<2>().0[groups] } else { &[] };
+        match (q.first_chunk::<LANES>(), d.first_chunk::<LANES>()) {
+            (Some(q), Some(d)) => self.multiply_groups::<MINIMA>(q, d, sums, lanes),
+            _ => self.multiply_groups::<MINIMA>(q, d, sums, lanes),
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_groups<const MINIMA: bool>(
+        &self,
+        q: &[[i8; GROUP]],
+        d: &[f32],
+        sums: &[[i16; 2]],
+        lanes: &mut [f32; LANES],
+    ) {
+        let mut scaled = [0; LANES];
+        for ((scaled, codes), q) in scaled.iter_mut().zip(&self.codes).zip(q) {
+            *scaled = codes.iter().zip(q).map(|(&code, &q)| i32::from(code) * i32::from(q)).sum();
+        }
+        let mut minima = [0; LANES];
+        if MINIMA {
+            minima
+                .iter_mut()
+                .zip(&self.minima)
+                .zip(sums)
+                .for_each(|((to, &minima), &sums)| *to = minimum(minima, sums));
+        }
+        for (g, (lane, x_d)) in lanes.iter_mut().zip(d).enumerate() {
+            let product = scaled[g] as f32 * self.d[g];
+            *lane += if MINIMA { product + minima[g] as f32 * self.m[g] } else { product } * x_d;
+        }
+    }
 }
 
 /// Unsigned codes less `bias`.
@@ -418,7 +570,19 @@ fn less(codes: [u8; GROUP], bias: i8) -> [i8; GROUP] {
 fn scale(block: &[u8], at: Range<usize>) -> f32 {
     let mut bytes = [0; 2];
     bytes.copy_from_slice(&block[at]);
-    f16::from_le_bytes(bytes).to_f32()
+    half_to_f32(u16::from_le_bytes(bytes))
+}
+
+/// The f16 of these bits, as f32: exact, and without branches, so that compilers make vector code of many.
+#[inline(always)]
+pub(crate) fn half_to_f32(bits: u16) -> f32 {
+    /// 2^112: by this the biases of the exponents differ.
+    const BIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let bits = u32::from(bits);
+    let (sign, magnitude) = ((bits & 0x8000) << 16, (bits & 0x7fff) << 13);
+    // Infinities and NaNs have all bits of the exponent set.
+    let exponent = if magnitude < 0x1f << 23 { 0 } else { 0xff << 23 };
+    f32::from_bits((f32::from_bits(magnitude) * BIAS).to_bits() | exponent | sign)
 }
 
 /// 16 bytes hold 32 nibbles: weight `i` is byte `i`'s low one, weight `i + 16` its high one.

@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, HALF, LANES, SUPER, dot_halves, scale, sum_lanes};
+use super::{Batch, GROUP, Group, HALF, SUPER, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -23,14 +23,12 @@ const QS: Range<usize> = 16..80;
 const D: Range<usize> = 80..82;
 const DMIN: Range<usize> = 82..84;
 
-/// 64 bytes hold 256 pairs of bits, in the order of the picture. Shared with Q3_K.
+/// Group `g`'s pairs of bits, of 64 bytes in the order of the picture. Shared with Q3_K.
 #[inline(always)]
-pub(super) fn pairs(qs: &[u8]) -> [i8; SUPER] {
-    let mut out = [0; SUPER];
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
-        for (out, byte) in out.iter_mut().zip(&qs[g / 4 * GROUP..][..GROUP]) {
-            *out = (byte >> (2 * (g % 4)) & 3) as i8;
-        }
+pub(super) fn pairs(qs: &[u8], g: usize) -> [i8; GROUP] {
+    let mut out = [0; GROUP];
+    for (out, byte) in out.iter_mut().zip(&qs[g / 4 * GROUP..][..GROUP]) {
+        *out = (byte >> (2 * (g % 4)) & 3) as i8;
     }
     out
 }
@@ -38,29 +36,24 @@ pub(super) fn pairs(qs: &[u8]) -> [i8; SUPER] {
 /// The weights of one block.
 pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    let codes = pairs(&block[QS]);
-    for ((out, codes), s) in out.chunks_exact_mut(HALF).zip(codes.chunks_exact(HALF)).zip(&block[SCALES]) {
-        let (ds, dm) = (d * f32::from(s & 15), dmin * f32::from(s >> 4));
-        for (out, &q) in out.iter_mut().zip(codes) {
-            *out = ds * f32::from(q) - dm;
+    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+        let scales = &block[SCALES][2 * g..][..2];
+        for (i, (out, q)) in out.iter_mut().zip(pairs(&block[QS], g)).enumerate() {
+            let s = scales[i / HALF];
+            *out = d * f32::from(s & 15) * f32::from(q) - dmin * f32::from(s >> 4);
         }
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
-        let (d, dmin) = (scale(block, D), scale(block, DMIN));
-        let codes = pairs(&block[QS]);
-        let groups = codes.chunks_exact(GROUP).zip(block[SCALES].as_chunks::<2>().0).zip(x.groups());
-        for (lane, ((codes, s), x)) in lanes.iter_mut().zip(groups) {
-            let [a, b] = dot_halves(codes, x.q);
-            let scaled = a * i32::from(s[0] & 15) + b * i32::from(s[1] & 15);
-            let minimum = x.sums[0] * i32::from(s[0] >> 4) + x.sums[1] * i32::from(s[1] >> 4);
-            *lane += (scaled as f32 * d - minimum as f32 * dmin) * x.d;
-        }
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], g: usize) -> Group {
+    let both = [block[SCALES][2 * g], block[SCALES][2 * g + 1]];
+    let (scales, minima) = (both.map(|s| (s & 15) as i8), both.map(|s| s >> 4));
+    Group { scales, minima, m: -scale(block, DMIN), ..Group::new(pairs(&block[QS], g), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
 }

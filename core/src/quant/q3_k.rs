@@ -13,7 +13,7 @@
 use core::ops::Range;
 
 use super::q2_k::pairs;
-use super::{Activation, GROUP, HALF, LANES, SUPER, dot_halves, scale, sum_lanes};
+use super::{Batch, GROUP, Group, HALF, SUPER, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -24,14 +24,12 @@ const QS: Range<usize> = 32..96;
 const SCALES: Range<usize> = 96..108;
 const D: Range<usize> = 108..110;
 
-/// Every weight's code, -4..=3.
+/// Group `g`'s codes, -4..=3.
 #[inline(always)]
-fn codes(block: &[u8]) -> [i8; SUPER] {
-    let mut codes = pairs(&block[QS]);
-    for (k, codes) in codes.chunks_exact_mut(GROUP).enumerate() {
-        for (code, mask) in codes.iter_mut().zip(&block[HMASK]) {
-            *code += (mask >> k & 1) as i8 * 4 - 4;
-        }
+fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
+    let mut codes = pairs(&block[QS], g);
+    for (code, mask) in codes.iter_mut().zip(&block[HMASK]) {
+        *code += (mask >> g & 1) as i8 * 4 - 4;
     }
     codes
 }
@@ -50,27 +48,22 @@ fn scales(block: &[u8]) -> [i8; 16] {
 /// The weights of one block.
 pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     let d = scale(block, D);
-    let codes = codes(block);
-    for ((out, codes), s) in out.chunks_exact_mut(HALF).zip(codes.chunks_exact(HALF)).zip(scales(block)) {
-        let ds = d * f32::from(s);
-        for (out, &q) in out.iter_mut().zip(codes) {
-            *out = ds * f32::from(q);
+    let scales = scales(block);
+    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+        for (i, (out, q)) in out.iter_mut().zip(codes(block, g)).enumerate() {
+            *out = d * f32::from(scales[2 * g + i / HALF]) * f32::from(q);
         }
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
-        let d = scale(block, D);
-        let (codes, scales) = (codes(block), scales(block));
-        let groups = codes.chunks_exact(GROUP).zip(scales.as_chunks::<2>().0).zip(x.groups());
-        for (lane, ((codes, s), x)) in lanes.iter_mut().zip(groups) {
-            let [a, b] = dot_halves(codes, x.q);
-            *lane += (a * i32::from(s[0]) + b * i32::from(s[1])) as f32 * d * x.d;
-        }
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], g: usize) -> Group {
+    let scales = scales(block);
+    Group { scales: [scales[2 * g], scales[2 * g + 1]], ..Group::new(codes(block, g), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
 }

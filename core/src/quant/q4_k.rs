@@ -13,7 +13,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, LANES, SUPER, dot_codes, scale, sum_lanes};
+use super::{Batch, GROUP, Group, SUPER, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -37,7 +37,7 @@ pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
 
 /// Group `g`'s nibbles. Shared with Q5_K.
 #[inline(always)]
-pub(super) fn group(qs: &[u8], g: usize) -> [i8; GROUP] {
+pub(super) fn nibbles(qs: &[u8], g: usize) -> [i8; GROUP] {
     let mut out = [0; GROUP];
     for (out, byte) in out.iter_mut().zip(&qs[g / 2 * GROUP..][..GROUP]) {
         *out = (byte >> (4 * (g % 2)) & 15) as i8;
@@ -51,24 +51,21 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
         let (s, m) = scale_and_minimum(&block[SCALES], g);
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
-        for (out, q) in out.iter_mut().zip(group(&block[QS], g)) {
+        for (out, q) in out.iter_mut().zip(nibbles(&block[QS], g)) {
             *out = ds * f32::from(q) - dm;
         }
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
-        let (d, dmin) = (scale(block, D), scale(block, DMIN));
-        for (g, (lane, x)) in lanes.iter_mut().zip(x.groups()).enumerate() {
-            let (s, m) = scale_and_minimum(&block[SCALES], g);
-            let scaled = dot_codes(&group(&block[QS], g), x.q) * i32::from(s);
-            let minimum = (x.sums[0] + x.sums[1]) * i32::from(m);
-            *lane += (scaled as f32 * d - minimum as f32 * dmin) * x.d;
-        }
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], g: usize) -> Group {
+    let (s, m) = scale_and_minimum(&block[SCALES], g);
+    let (scales, minima) = ([s as i8; 2], [m; 2]);
+    Group { scales, minima, m: -scale(block, DMIN), ..Group::new(nibbles(&block[QS], g), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
 }

@@ -10,7 +10,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, LANES, dot_codes, less, nibbles, scale, sum_lanes};
+use super::{Batch, GROUP, Group, less, multiply_groups, nibbles, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -23,9 +23,11 @@ const QS: Range<usize> = 6..BYTES;
 /// Nibbles `qs` and fifth bits `qh`: 0..=31. Shared with Q5_1.
 #[inline(always)]
 pub(super) fn fives(qh: &[u8], qs: &[u8]) -> [u8; GROUP] {
+    let mut bits = [[0; 8]; 4];
+    bits.iter_mut().zip(qh).for_each(|(bits, &byte)| *bits = [byte; 8]);
     let mut q = nibbles(qs);
-    for (q, byte) in q.chunks_exact_mut(8).zip(qh) {
-        q.iter_mut().enumerate().for_each(|(i, q)| *q |= u8::from(byte & 1 << i != 0) << 4);
+    for (i, (q, byte)) in q.iter_mut().zip(bits.as_flattened()).enumerate() {
+        *q |= if byte & 1 << (i % 8) == 0 { 0 } else { 16 };
     }
     q
 }
@@ -43,12 +45,13 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {
-        lanes[i % LANES] += dot_codes(&codes(block), x.q) as f32 * scale(block, D) * x.d;
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], _: usize) -> Group {
+    Group::new(codes(block), scale(block, D))
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
 }

@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use super::q5_0::fives;
-use super::{Activation, GROUP, LANES, dot_codes, less, scale, sum_lanes};
+use super::{Batch, GROUP, Group, less, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -35,14 +35,13 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (i, (block, x)) in row.chunks_exact(BYTES).zip(x.groups()).enumerate() {
-        let scaled = dot_codes(&codes(block), x.q) as f32 * scale(block, D);
-        let minimum = (x.sums[0] + x.sums[1]) as f32 * scale(block, M);
-        lanes[i % LANES] += (scaled + minimum) * x.d;
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], _: usize) -> Group {
+    Group { minima: [1; 2], m: scale(block, M), ..Group::new(codes(block), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
 }

@@ -12,7 +12,7 @@
 use core::ops::Range;
 
 use super::q4_k::{self, scale_and_minimum};
-use super::{Activation, GROUP, LANES, SUPER, dot_codes, scale, sum_lanes};
+use super::{Batch, GROUP, Group, SUPER, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -26,8 +26,8 @@ const QS: Range<usize> = 48..BYTES;
 
 /// Group `g`'s codes, 0..=31.
 #[inline(always)]
-fn group(block: &[u8], g: usize) -> [i8; GROUP] {
-    let mut codes = q4_k::group(&block[QS], g);
+fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
+    let mut codes = q4_k::nibbles(&block[QS], g);
     for (code, high) in codes.iter_mut().zip(&block[QH]) {
         *code |= ((high >> g & 1) << 4) as i8;
     }
@@ -40,24 +40,21 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
         let (s, m) = scale_and_minimum(&block[SCALES], g);
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
-        for (out, q) in out.iter_mut().zip(group(block, g)) {
+        for (out, q) in out.iter_mut().zip(codes(block, g)) {
             *out = ds * f32::from(q) - dm;
         }
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
-        let (d, dmin) = (scale(block, D), scale(block, DMIN));
-        for (g, (lane, x)) in lanes.iter_mut().zip(x.groups()).enumerate() {
-            let (s, m) = scale_and_minimum(&block[SCALES], g);
-            let scaled = dot_codes(&group(block, g), x.q) * i32::from(s);
-            let minimum = (x.sums[0] + x.sums[1]) * i32::from(m);
-            *lane += (scaled as f32 * d - minimum as f32 * dmin) * x.d;
-        }
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], g: usize) -> Group {
+    let (s, m) = scale_and_minimum(&block[SCALES], g);
+    let (scales, minima) = ([s as i8; 2], [m; 2]);
+    Group { scales, minima, m: -scale(block, DMIN), ..Group::new(codes(block, g), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
 }

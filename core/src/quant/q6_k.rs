@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Activation, GROUP, HALF, LANES, SUPER, dot_halves, scale, sum_lanes};
+use super::{Batch, GROUP, Group, HALF, SUPER, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -25,7 +25,7 @@ const D: Range<usize> = 208..BYTES;
 
 /// Group `g`'s codes, -32..=31.
 #[inline(always)]
-fn group(block: &[u8], g: usize) -> [i8; GROUP] {
+fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
     let (half, g) = (g / 4, g % 4);
     let ql = &block[QL][half * 64 + g % 2 * GROUP..][..GROUP];
     let qh = &block[QH][half * GROUP..][..GROUP];
@@ -41,23 +41,20 @@ pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
     let d = scale(block, D);
     for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
         let scales = &block[SCALES][2 * g..][..2];
-        for (i, (out, q)) in out.iter_mut().zip(group(block, g)).enumerate() {
+        for (i, (out, q)) in out.iter_mut().zip(codes(block, g)).enumerate() {
             *out = d * f32::from(scales[i / HALF] as i8) * f32::from(q);
         }
     }
 }
 
-/// The product of a row with an activation row.
+/// Group `g` of a block.
 #[inline(always)]
-pub(super) fn dot(row: &[u8], x: &Activation) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (block, x) in row.chunks_exact(BYTES).zip(x.super_blocks()) {
-        let d = scale(block, D);
-        let scales = block[SCALES].as_chunks::<2>().0;
-        for (g, ((lane, s), x)) in lanes.iter_mut().zip(scales).zip(x.groups()).enumerate() {
-            let [a, b] = dot_halves(&group(block, g), x.q);
-            *lane += (a * i32::from(s[0] as i8) + b * i32::from(s[1] as i8)) as f32 * d * x.d;
-        }
-    }
-    sum_lanes(lanes)
+fn group(block: &[u8; BYTES], g: usize) -> Group {
+    let scales = [block[SCALES][2 * g] as i8, block[SCALES][2 * g + 1] as i8];
+    Group { scales, ..Group::new(codes(block, g), scale(block, D)) }
+}
+
+/// The products of rows with activation rows.
+pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
+    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
 }

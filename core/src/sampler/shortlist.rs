@@ -3,6 +3,7 @@
 use core::iter;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::sort::sort;
 use crate::tokenizer::Token;
 
 /// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
@@ -133,7 +134,7 @@ impl<'a> Shortlist<'a> {
     /// Sorts the tokens of each of the first `choices` by id: before [`ids`](Shortlist::ids) and
     /// [`rank`](Shortlist::rank).
     pub fn sort(&mut self, choices: usize) {
-        (0..choices).for_each(|choice| self.kept(choice).sort_unstable_by_key(|&candidate| id(candidate)));
+        (0..choices).for_each(|choice| sort(self.kept(choice), |a, b| id(a) < id(b)));
     }
 
     /// What is kept for a choice, and how many of them have an id below `token`.

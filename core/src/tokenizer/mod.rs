@@ -40,6 +40,7 @@ use core::num::NonZeroU64;
 
 use crate::arena::{self, Arena, TooSmall};
 use crate::gguf::{Array, Strings};
+use crate::sort::sort;
 use crate::source::Source;
 use bpe::Symbol;
 pub use error::{Error, TextCause};
@@ -406,7 +407,8 @@ fn read_tokens<S: Source>(
             Ok(())
         })?;
     }
-    special.sort_unstable_by_key(|&[id, flags, _]| (Reverse(flags & !CONTROL), id));
+    let key = |[id, flags, _]: [u32; 3]| (Reverse(flags & !CONTROL), id);
+    sort(special, |a, b| key(a) < key(b));
     Ok(())
 }
 

@@ -7,11 +7,12 @@
 //! ```
 //!
 //! It needs no engine: a [`Class`] per character and five cases do the same. The look-ahead says that a run of white
-//! space leaves its last character to the word that follows. `\p{L}` and `\p{N}` come from a Unicode 16 table, `\s` is
+//! space leaves its last character to the word that follows. `\p{L}` and `\p{N}` are those of Unicode 16, `\s` is
 //! `White_Space`, and the optional space is U+0020 only. A byte that is no part of valid UTF-8 is punctuation of its
 //! own, so every byte of a text is in exactly one piece. Source: OpenAI's `encoder.py`.
 
-use unicode_general_category::{GeneralCategory as C, get_general_category};
+// STARTS and RUNS: the class of every character past ASCII, packed by build.rs.
+include!(concat!(env!("OUT_DIR"), "/classes.rs"));
 
 /// What the expression knows of a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +34,27 @@ impl Class {
             '0'..='9' => Class::Number,
             ' ' | '\t'..='\r' => Class::Space,
             '\0'..='\x7f' => Class::Other,
-            _ if c.is_whitespace() => Class::Space,
-            _ => match get_general_category(c) {
-                C::UppercaseLetter | C::LowercaseLetter | C::TitlecaseLetter | C::ModifierLetter | C::OtherLetter => {
-                    Class::Letter
-                }
-                C::DecimalNumber | C::LetterNumber | C::OtherNumber => Class::Number,
-                _ => Class::Other,
-            },
+            _ => Class::packed(c.into()),
         }
+    }
+
+    /// The class of a character past ASCII: a few run lengths are added up to find it.
+    fn packed(code: u32) -> Class {
+        let start = STARTS.partition_point(|&(first, _)| first <= code).saturating_sub(1);
+        let (mut end, at) = STARTS[start]; // one past the last character of the run before
+        let (mut number, mut shift) = (0, 0);
+        for byte in &RUNS[at.into()..] {
+            number |= u32::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                end += number >> 2;
+                if code < end {
+                    break;
+                }
+                (number, shift) = (0, 0);
+            }
+        }
+        [Class::Letter, Class::Number, Class::Space, Class::Other][number as usize & 3]
     }
 }
 

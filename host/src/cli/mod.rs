@@ -7,14 +7,18 @@ mod bench;
 mod convert;
 mod generate;
 mod head_agreement;
+mod importance;
 mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod perplexity;
 mod plan;
+mod quantize;
 mod repl;
 mod sampling;
 mod saved;
+mod sequence;
 mod suggest;
 mod synth;
 mod tokenize;
@@ -50,6 +54,8 @@ const EXAMPLES: &str = "Examples:
   gptrickle verify model.gguf
   gptrickle plan -m model.gguf --ram 8MiB --bandwidth 23MB/s
   gptrickle convert my-gpt2 --type Q4_K_M -o my-gpt2.gguf
+  gptrickle quantize model.F16.gguf model.Q4_K_M.gguf Q4_K_M
+  gptrickle perplexity -m model.gguf -f text.txt
   gptrickle synth --shape distilgpt2 --type Q4_K_M -o synth.gguf
   gptrickle bench -m synth.gguf
 
@@ -63,10 +69,13 @@ enum Verb {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     HeadAgreement(head_agreement::Args),
+    Importance(importance::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Plan(plan::Args),
     Convert(convert::Args),
+    Perplexity(perplexity::Args),
+    Quantize(quantize::Args),
     Synth(synth::Args),
     Bench(bench::Args),
 }
@@ -80,10 +89,13 @@ pub fn run() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),
+        Verb::Importance(args) => importance::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Convert(args) => convert::run(args),
+        Verb::Perplexity(args) => perplexity::run(args),
+        Verb::Quantize(args) => quantize::run(args),
         Verb::Synth(args) => synth::run(args),
         Verb::Bench(args) => bench::run(args),
     };

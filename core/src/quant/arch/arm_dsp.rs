@@ -25,6 +25,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::asm;
+use core::mem::offset_of;
 
 use super::super::{Activation, Batch, Format, GROUP, HALF, LANES, generic, iq4_nl, sum_lanes};
 
@@ -110,7 +111,30 @@ impl Tile<'_> {
             }
         });
     }
+
+    /// Calls `two` with what is to be multiplied of two rows at a time, and `one` with each block of a row left over.
+    #[inline(always)]
+    fn for_two_rows<const BYTES: usize>(
+        &self,
+        lanes: &mut [[f32; LANES]],
+        two: AddTwo,
+        one: impl Fn(usize, &[u8; BYTES], &mut f32),
+    ) {
+        let (pairs, rest) = lanes.as_chunks_mut::<2>();
+        let (row_bytes, len) = (self.row_bytes, self.len);
+        for (i, lanes) in pairs.iter_mut().enumerate() {
+            let rows = &self.rows[2 * i * row_bytes..];
+            two(&rows[..len], &rows[row_bytes..][..len], self.x, lanes);
+        }
+        if !rest.is_empty() {
+            let rows = &self.rows[2 * pairs.len() * row_bytes..];
+            Tile { rows, ..*self }.for_blocks(rest, one);
+        }
+    }
 }
+
+/// Adds the products of two rows' first LANES groups, or fewer, to their lanes.
+type AddTwo = fn(&[u8], &[u8], &Spread, &mut [[f32; LANES]; 2]);
 
 /// Adds the products of each row's next LANES groups, or fewer, to the row's lanes.
 type Add = fn(&Tile, &mut [[f32; LANES]]);
@@ -156,19 +180,13 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
 }
 
 fn q8_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
-    let (pairs, rest) = lanes.as_chunks_mut::<2>();
-    let (n, row_bytes) = (pairs.len(), tile.row_bytes);
-    for (rows, lanes) in tile.rows.chunks(2 * row_bytes).zip(pairs) {
-        add_two_rows(&rows[..tile.len], &rows[row_bytes..][..tile.len], tile.x, lanes);
-    }
-    let rows = &tile.rows[(2 * n * row_bytes).min(tile.rows.len())..];
-    Tile { rows, ..*tile }.for_blocks::<34>(rest, |g, block, lane| {
+    tile.for_two_rows::<34>(lanes, add_two_rows_of_bytes, |g, block, lane| {
         add_scaled(dot_bytes(part(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
     });
 }
 
 fn q4_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
-    tile.for_blocks::<18>(lanes, |g, block, lane| {
+    tile.for_two_rows::<18>(lanes, add_two_rows_of_nibbles, |g, block, lane| {
         add_scaled(dot_nibbles(tile.x.sums[g], part(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
     });
 }
@@ -240,15 +258,8 @@ fn q3_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
         let block: &[u8; 110] = part(row, 0);
         let d = half(block, 108);
         let scales = q3_k_scales(part(block, 96));
-        let mut add = |j: usize, a: [i32; 4], b: [i32; 4]| {
-            for k in 0..4 {
-                let g = 4 * j + k;
-                let sum = a[k] * i32::from(scales[2 * g]) + b[k] * i32::from(scales[2 * g + 1]);
-                lanes[g] += sum as f32 * d * x.d[g];
-            }
-        };
-        add(0, dot_threes::<0, 0>(block, x), dot_threes::<0, 1>(block, x));
-        add(1, dot_threes::<1, 0>(block, x), dot_threes::<1, 1>(block, x));
+        add_four::<0>(dot_threes::<0>(block, &scales, x), d, x, lanes);
+        add_four::<1>(dot_threes::<1>(block, &scales, x), d, x, lanes);
     });
 }
 
@@ -317,16 +328,17 @@ fn q6_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     tile.for_rows(lanes, |row, lanes| {
         let block: &[u8; 210] = part(row, 0);
         let d = half(block, 208);
-        let mut add = |j: usize, a: [i32; 4], b: [i32; 4]| {
-            for k in 0..4 {
-                let g = 4 * j + k;
-                let [s0, s1] = [block[192 + 2 * g] as i8, block[193 + 2 * g] as i8];
-                lanes[g] += (a[k] * i32::from(s0) + b[k] * i32::from(s1)) as f32 * d * x.d[g];
-            }
-        };
-        add(0, dot_sixes::<0, 0>(block, x), dot_sixes::<0, 1>(block, x));
-        add(1, dot_sixes::<1, 0>(block, x), dot_sixes::<1, 1>(block, x));
+        add_four::<0>(dot_sixes::<0>(block, x), d, x, lanes);
+        add_four::<1>(dot_sixes::<1>(block, x), d, x, lanes);
     });
+}
+
+/// `lane += sum · d · x.d` for groups 4J..4J + 4.
+#[inline(always)]
+fn add_four<const J: usize>(sums: [i32; 4], d: f32, x: &Spread, lanes: &mut [f32; LANES]) {
+    for (k, sum) in sums.into_iter().enumerate() {
+        lanes[4 * J + k] += sum as f32 * d * x.d[4 * J + k];
+    }
 }
 
 /// N bytes of a block.
@@ -471,12 +483,44 @@ fn dot_bytes(q: &[u8; GROUP], x: &[u32; PAIRS]) -> i32 {
     sum
 }
 
+/// Two rows' sums in R8 and R9, times the scales of their blocks at R0 and R1 and of the activations at R11, are added to
+/// the lanes at R12, the second row's being 32 bytes after the first's. All pointers move on, blocks being `$bytes` long.
+///
+/// VMLA rounds the product before it adds it.
+#[cfg(target_abi = "eabihf")]
+macro_rules! add_two_scaled {
+    ($bytes:literal) => {
+        concat!(
+            "vmov s0, s1, r8, r9\n",
+            "ldrh r6, [r0], #",
+            $bytes,
+            "\n",
+            "ldrh r7, [r1], #",
+            $bytes,
+            "\n",
+            "vcvt.f32.s32 s0, s0\n",
+            "vcvt.f32.s32 s1, s1\n",
+            "vmov s2, s3, r6, r7\n",
+            "vcvtb.f32.f16 s2, s2\n",
+            "vcvtb.f32.f16 s3, s3\n",
+            "vldmia r11!, {{s4}}\n",
+            "vmul.f32 s0, s0, s2\n",
+            "vmul.f32 s1, s1, s3\n",
+            "vldr s2, [r12]\n",
+            "vldr s3, [r12, #32]\n",
+            "vmla.f32 s2, s0, s4\n",
+            "vmla.f32 s3, s1, s4\n",
+            "vstr s3, [r12, #32]\n",
+            "vstmia r12!, {{s2}}",
+        )
+    };
+}
+
 /// Adds the products of two rows' blocks of Q8_0 to their lanes. Both share the loads of activations.
 ///
 /// R6 and R7, which are no operands' to have, are borrowed.
 #[cfg(target_abi = "eabihf")]
-#[inline(always)]
-fn add_two_rows(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
+fn add_two_rows_of_bytes(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
     let n = (row.len() / 34).min(LANES);
     assert!(n > 0 && row.len() == other.len());
     /// Two words of codes of the block at `$row`.
@@ -527,31 +571,14 @@ fn add_two_rows(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES];
     }
     // SAFETY: reads `n` blocks of both rows, aligned or not as LDR and LDRH may, and `n` groups' pairs and scales; reads
     // and writes `n` lanes of each row, the second's 32 bytes after the first's. `n` is at most LANES, and both rows are
-    // as long. R6 and R7 are as before when it ends. VMLA rounds the product.
+    // as long. R6 and R7 are as before when it ends.
     unsafe {
         asm!(
             "push {{r6, r7}}",
             "2:",
             "mov r8, #0",
             "mov r9, #0",
-            eight!(0), eight!(8), eight!(16), eight!(24),
-            "vmov s0, s1, r8, r9",
-            "ldrh r6, [r0], #34",
-            "ldrh r7, [r1], #34",
-            "vcvt.f32.s32 s0, s0",
-            "vcvt.f32.s32 s1, s1",
-            "vmov s2, s3, r6, r7",
-            "vcvtb.f32.f16 s2, s2",
-            "vcvtb.f32.f16 s3, s3",
-            "vldmia r11!, {{s4}}",
-            "vmul.f32 s0, s0, s2",
-            "vmul.f32 s1, s1, s3",
-            "vldr s2, [r12]",
-            "vldr s3, [r12, #32]",
-            "vmla.f32 s2, s0, s4",
-            "vmla.f32 s3, s1, s4",
-            "vstr s3, [r12, #32]",
-            "vstmia r12!, {{s2}}",
+            eight!(0), eight!(8), eight!(16), eight!(24), add_two_scaled!(34),
             "subs lr, lr, #1",
             "bne 2b",
             "pop {{r6, r7}}",
@@ -563,13 +590,93 @@ fn add_two_rows(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES];
     }
 }
 
+/// Adds the products of two rows' blocks of Q4_0 to their lanes, as [`add_two_rows_of_bytes`] does.
+#[cfg(target_abi = "eabihf")]
+fn add_two_rows_of_nibbles(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
+    let n = (row.len() / 18).min(LANES);
+    assert!(n > 0 && row.len() == other.len());
+    /// Pairs of word R6 of a row and of word R7 of the other, shifted by each `$shift`, with those in R2 and in R3.
+    macro_rules! both_rows {
+        ($shift0:literal, $shift1:literal) => {
+            concat!(
+                "and r4, r5, r6",
+                $shift0,
+                "\n",
+                "smlad r8, r4, r2, r8\n",
+                "and r4, r5, r6",
+                $shift1,
+                "\n",
+                "smlad r8, r4, r3, r8\n",
+                "and r4, r5, r7",
+                $shift0,
+                "\n",
+                "smlad r9, r4, r2, r9\n",
+                "and r4, r5, r7",
+                $shift1,
+                "\n",
+                "smlad r9, r4, r3, r9\n",
+            )
+        };
+    }
+    macro_rules! word {
+        ($w:literal) => {
+            concat!(
+                "ldr r6, [r0, #2+4*",
+                $w,
+                "]\n",
+                "ldr r7, [r1, #2+4*",
+                $w,
+                "]\n",
+                "ldrd r2, r3, [r10, #8*",
+                $w,
+                "]\n",
+                both_rows!("", ", lsr #8"),
+                "ldrd r2, r3, [r10, #32+8*",
+                $w,
+                "]\n",
+                both_rows!(", lsr #4", ", lsr #12"),
+            )
+        };
+    }
+    // SAFETY: as there; what the sums start with is in `x`, too, `sums` bytes after a group's scale.
+    unsafe {
+        asm!(
+            "push {{r6, r7}}",
+            "2:",
+            "ldr r8, [r11, #{sums}]",
+            "mov r9, r8",
+            word!(0), word!(1), word!(2), word!(3), add_two_scaled!(18),
+            "add r10, r10, #64",
+            "subs lr, lr, #1",
+            "bne 2b",
+            "pop {{r6, r7}}",
+            sums = const offset_of!(Spread, sums) - offset_of!(Spread, d),
+            inout("r0") row.as_ptr() => _, inout("r1") other.as_ptr() => _,
+            inout("r10") (x as *const Spread).cast::<u8>() => _,
+            inout("r11") (x as *const Spread).cast::<u8>().add(offset_of!(Spread, d)) => _,
+            inout("r12") lanes.as_mut_ptr() => _, inout("lr") n => _, in("r5") 0x000f_000f,
+            out("r2") _, out("r3") _, out("r4") _, out("r8") _, out("r9") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
+        );
+    }
+}
+
 /// The same without an FPU.
 #[cfg(not(target_abi = "eabihf"))]
-#[inline(always)]
-fn add_two_rows(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
+fn add_two_rows_of_bytes(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
     for (row, lanes) in [row, other].into_iter().zip(lanes) {
         for (g, (block, lane)) in row.as_chunks::<34>().0.iter().zip(lanes).enumerate() {
             add_scaled(dot_bytes(part(block, 2), &x.pairs[g]), block, &x.d[g], lane);
+        }
+    }
+}
+
+/// The same without an FPU.
+#[cfg(not(target_abi = "eabihf"))]
+fn add_two_rows_of_nibbles(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
+    for (row, lanes) in [row, other].into_iter().zip(lanes) {
+        for (g, (block, lane)) in row.as_chunks::<18>().0.iter().zip(lanes).enumerate() {
+            add_scaled(dot_nibbles(x.sums[g], part(block, 2), &x.pairs[g]), block, &x.d[g], lane);
         }
     }
 }
@@ -741,62 +848,159 @@ macro_rules! join {
     };
 }
 
-/// Half H of groups 4J..4J + 4 of a Q3_K block: codes 0..=7.
+/// What four groups' sums in R4, R5, R8 and R9 start with: the products of half `$h`'s activations and the bias.
+macro_rules! start {
+    ($h:literal) => {
+        concat!(
+            "ldr r4, [r1, #{halves}+4*",
+            $h,
+            "]\n",
+            "ldr r5, [r1, #{halves}+4*",
+            $h,
+            "+8]\n",
+            "ldr r8, [r1, #{halves}+4*",
+            $h,
+            "+16]\n",
+            "ldr r9, [r1, #{halves}+4*",
+            $h,
+            "+24]",
+        )
+    };
+}
+
+/// The sums times their half's scales, which lie `$at` after `$scales` for half 0, and its products pushed.
+macro_rules! scale_first {
+    ($scales:literal, $at:literal) => {
+        concat!(
+            "ldrsb r6, [",
+            $scales,
+            ", #",
+            $at,
+            "]\n",
+            "ldrsb r7, [",
+            $scales,
+            ", #",
+            $at,
+            "+2]\n",
+            "ldrsb r11, [",
+            $scales,
+            ", #",
+            $at,
+            "+4]\n",
+            "ldrsb r12, [",
+            $scales,
+            ", #",
+            $at,
+            "+6]\n",
+            "mul r4, r4, r6\n",
+            "mul r5, r5, r7\n",
+            "mul r8, r8, r11\n",
+            "mul r9, r9, r12\n",
+            "push {{r4, r5, r8, r9}}",
+        )
+    };
+}
+
+/// The sums times the scales of half 1, and what half 0 pushed added. `$scales` is not R10 or above.
+macro_rules! scale_second {
+    ($scales:literal, $at:literal) => {
+        concat!(
+            "pop {{r10, r11, r12, lr}}\n",
+            "ldrsb r6, [",
+            $scales,
+            ", #",
+            $at,
+            "+1]\n",
+            "mla r4, r4, r6, r10\n",
+            "ldrsb r6, [",
+            $scales,
+            ", #",
+            $at,
+            "+3]\n",
+            "mla r5, r5, r6, r11\n",
+            "ldrsb r6, [",
+            $scales,
+            ", #",
+            $at,
+            "+5]\n",
+            "mla r8, r8, r6, r12\n",
+            "ldrsb r6, [",
+            $scales,
+            ", #",
+            $at,
+            "+7]\n",
+            "mla r9, r9, r6, lr",
+        )
+    };
+}
+
+/// Groups 4J..4J + 4 of a Q3_K block, each half times its scale: codes 0..=7.
 ///
 /// R6 and R7, which are no operands' to have, are borrowed.
 #[inline(always)]
-fn dot_threes<const J: usize, const H: usize>(block: &[u8; 110], x: &Spread) -> [i32; 4] {
+fn dot_threes<const J: usize>(block: &[u8; 110], scales: &[i8; 16], x: &Spread) -> [i32; 4] {
     /// `$k` shifts group k's third bits to place 2.
     macro_rules! word {
-        ($w:literal, $k0:literal, $k1:literal, $k2:literal, $k3:literal) => {
+        ($h:literal, $w:literal, $k0:literal, $k1:literal, $k2:literal, $k3:literal) => {
             concat!(
-                "ldr r6, [r0, #{low}+4*",
+                "ldr r6, [r0, #{low}+16*",
+                $h,
+                "+4*",
                 $w,
                 "]\n",
-                "ldr r7, [r0, #4*",
+                "ldr r7, [r0, #16*",
+                $h,
+                "+4*",
                 $w,
                 "]\n",
                 "and r10, r2, r6\n",
                 "and r11, r3, r7",
                 $k0,
                 "\n",
-                join!(concat!("8*", $w), "r4"),
+                join!(concat!("{pairs}+32*", $h, "+8*", $w), "r4"),
                 "\n",
                 "and r10, r2, r6, lsr #2\n",
                 "and r11, r3, r7",
                 $k1,
                 "\n",
-                join!(concat!("64+8*", $w), "r5"),
+                join!(concat!("{pairs}+64+32*", $h, "+8*", $w), "r5"),
                 "\n",
                 "and r10, r2, r6, lsr #4\n",
                 "and r11, r3, r7",
                 $k2,
                 "\n",
-                join!(concat!("128+8*", $w), "r8"),
+                join!(concat!("{pairs}+128+32*", $h, "+8*", $w), "r8"),
                 "\n",
                 "and r10, r2, r6, lsr #6\n",
                 "and r11, r3, r7",
                 $k3,
                 "\n",
-                join!(concat!("192+8*", $w), "r9"),
+                join!(concat!("{pairs}+192+32*", $h, "+8*", $w), "r9"),
             )
         };
     }
-    let [mut s0, mut s1, mut s2, mut s3] = core::array::from_fn(|k| x.halves[4 * J + k][H]);
+    let [s0, s1, s2, s3];
     macro_rules! words {
         ($($k:literal),*) => {
-            // SAFETY: reads 16 bytes each of the block's `hmask` and `qs`, aligned or not as LDR may, and half of each 64 of
-            // `x`, words as LDRD needs; R6 and R7 are as before when it ends.
+            // SAFETY: reads 32 bytes each of the block's `hmask` and `qs`, aligned or not as LDR may, eight of `scales`, and
+            // four groups' pairs and halves of `x`, words as LDRD needs; the stack, R6 and R7 are as before when it ends.
             unsafe {
                 asm!(
-                    "push {{r6, r7}}",
-                    word!(0, $($k),*), word!(1, $($k),*), word!(2, $($k),*), word!(3, $($k),*),
-                    "pop {{r6, r7}}",
-                    low = const 32 + 32 * J, in("r0") block[HALF * H..].as_ptr(),
-                    in("r1") x.pairs[4 * J][H * PAIRS / 2..].as_ptr(),
-                    in("r2") 0x0303_0303, in("r3") 0x0404_0404,
-                    inout("r4") s0, inout("r5") s1, inout("r8") s2, inout("r9") s3,
-                    out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+                    "push {{r6, r7, r12}}",
+                    start!(0),
+                    word!(0, 0, $($k),*), word!(0, 1, $($k),*), word!(0, 2, $($k),*), word!(0, 3, $($k),*),
+                    "ldr r10, [sp, #8]",
+                    scale_first!("r10", 0),
+                    start!(1),
+                    word!(1, 0, $($k),*), word!(1, 1, $($k),*), word!(1, 2, $($k),*), word!(1, 3, $($k),*),
+                    "ldr r7, [sp, #24]",
+                    scale_second!("r7", 0),
+                    "pop {{r6, r7, r12}}",
+                    low = const 32 + 32 * J, pairs = const 256 * J,
+                    halves = const offset_of!(Spread, halves) + 32 * J,
+                    in("r0") block.as_ptr(), in("r1") x, in("r2") 0x0303_0303, in("r3") 0x0404_0404,
+                    out("r4") s0, out("r5") s1, out("r8") s2, out("r9") s3,
+                    out("r10") _, out("r11") _, inout("r12") scales[8 * J..].as_ptr() => _, out("lr") _,
                     options(pure, readonly),
                 )
             }
@@ -862,9 +1066,9 @@ fn dot_two_fives<const K: usize>(block: &[u8; 176], x: &[[u32; PAIRS]; 2]) -> [i
     [s0, s1]
 }
 
-/// Half H of groups 4J..4J + 4 of a Q6_K block: codes 0..=63.
+/// Groups 4J..4J + 4 of a Q6_K block, each half times its scale: codes 0..=63.
 #[inline(always)]
-fn dot_sixes<const J: usize, const H: usize>(block: &[u8; 210], x: &Spread) -> [i32; 4] {
+fn dot_sixes<const J: usize>(block: &[u8; 210], x: &Spread) -> [i32; 4] {
     /// Nibbles of `$at` in `ql` are groups `$s0` and `$s1`, whose fifth and sixth bits are shifted into place.
     macro_rules! nibbles {
         ($at:expr, $x0:expr, $s0:literal, $k0:literal, $x1:expr, $s1:literal, $k1:literal) => {
@@ -887,36 +1091,48 @@ fn dot_sixes<const J: usize, const H: usize>(block: &[u8; 210], x: &Spread) -> [
         };
     }
     macro_rules! word {
-        ($w:literal) => {
+        ($h:literal, $w:literal) => {
             concat!(
-                "ldr r7, [r0, #{high}+4*",
+                "ldr r7, [r0, #{high}+16*",
+                $h,
+                "+4*",
                 $w,
                 "]\n",
-                nibbles!(concat!("4*", $w), concat!("8*", $w), "r4", ", lsl #4", concat!("128+8*", $w), "r8", ""),
+                nibbles!(
+                    concat!("16*", $h, "+4*", $w),
+                    concat!("{pairs}+32*", $h, "+8*", $w),
+                    "r4",
+                    ", lsl #4",
+                    concat!("{pairs}+128+32*", $h, "+8*", $w),
+                    "r8",
+                    ""
+                ),
                 "\n",
                 nibbles!(
-                    concat!("32+4*", $w),
-                    concat!("64+8*", $w),
+                    concat!("32+16*", $h, "+4*", $w),
+                    concat!("{pairs}+64+32*", $h, "+8*", $w),
                     "r5",
                     ", lsl #2",
-                    concat!("192+8*", $w),
+                    concat!("{pairs}+192+32*", $h, "+8*", $w),
                     "r9",
                     ", lsr #2"
                 ),
             )
         };
     }
-    let [mut s0, mut s1, mut s2, mut s3] = core::array::from_fn(|k| x.halves[4 * J + k][H]);
-    // SAFETY: reads 16 bytes of each 32 of the block's `ql` and `qh`, aligned or not as LDR may, and half of each 64 of
-    // `x`, words as LDRD needs; R6 and R7 are as before when it ends.
+    let [s0, s1, s2, s3];
+    // SAFETY: reads 64 bytes of the block's `ql` and 32 of its `qh`, aligned or not as LDR may, eight scales, and four
+    // groups' pairs and halves of `x`, words as LDRD needs; the stack, R6 and R7 are as before when it ends.
     unsafe {
         asm!(
             "push {{r6, r7}}",
-            word!(0), word!(1), word!(2), word!(3),
+            start!(0), word!(0, 0), word!(0, 1), word!(0, 2), word!(0, 3), scale_first!("r0", "{scales}"),
+            start!(1), word!(1, 0), word!(1, 1), word!(1, 2), word!(1, 3), scale_second!("r0", "{scales}"),
             "pop {{r6, r7}}",
-            high = const 128 - 32 * J, in("r0") block[64 * J + HALF * H..].as_ptr(),
-            in("r1") x.pairs[4 * J][H * PAIRS / 2..].as_ptr(), in("r2") 0x0f0f_0f0f, in("r3") 0x3030_3030,
-            inout("r4") s0, inout("r5") s1, inout("r8") s2, inout("r9") s3,
+            high = const 128 - 32 * J, scales = const 192 - 56 * J, pairs = const 256 * J,
+            halves = const offset_of!(Spread, halves) + 32 * J,
+            in("r0") block[64 * J..].as_ptr(), in("r1") x, in("r2") 0x0f0f_0f0f, in("r3") 0x3030_3030,
+            out("r4") s0, out("r5") s1, out("r8") s2, out("r9") s3,
             out("r10") _, out("r11") _, out("r12") _, out("lr") _,
             options(pure, readonly),
         );

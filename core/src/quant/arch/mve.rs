@@ -52,8 +52,13 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
         Format::IQ4_XS => iq4_xs,
         Format::F32 | Format::F16 | Format::BF16 => return generic(format, rows, x, products),
     };
+    if !rows.as_ptr().addr().is_multiple_of(2) {
+        // A load that gathers scales wants them at even addresses, as files have them.
+        return generic(format, rows, x, products);
+    }
     let row_bytes = format.row_bytes(x.cols);
-    for (rows, products) in rows.chunks(TILE * row_bytes).zip(products.chunks_mut(TILE * x.len())) {
+    let tile = if x.len() == 1 { products.len() } else { TILE };
+    for (rows, products) in rows.chunks(tile * row_bytes).zip(products.chunks_mut(tile * x.len())) {
         for b in 0..x.len() {
             multiply(&Tile { rows, row_bytes, x: x.row(b), step: x.len() }, &mut products[b..]);
         }
@@ -85,13 +90,13 @@ impl Tile<'_> {
         });
     }
 
-    /// Calls `eight` with each LANES blocks of BYTES bytes, 8 times BYTES in all, their activations' codes and scales, and
-    /// the lanes; `one` with each block that is left over.
+    /// Calls `eight` with a row's blocks of BYTES bytes, LANES at a time, their activations' codes and scales, and the lanes;
+    /// `one` with each block that is left over.
     #[inline(always)]
     fn for_eight_blocks<const BYTES: usize, const EIGHT: usize>(
         &self,
         products: &mut [f32],
-        eight: impl Fn(&[u8; EIGHT], &[i8; SUPER], &[f32; LANES], &mut [f32; LANES]),
+        eight: impl Fn(&[[u8; EIGHT]], &[[i8; SUPER]], &[[f32; LANES]], &mut [f32; LANES]),
         one: impl Fn(&[u8; BYTES], &[i8; GROUP]) -> i32,
     ) {
         const { assert!(EIGHT == LANES * BYTES) };
@@ -99,9 +104,7 @@ impl Tile<'_> {
         let (d, d_rest) = self.x.d.as_chunks();
         self.for_rows(products, |row, lanes| {
             let (blocks, rest) = row.as_chunks();
-            for ((blocks, q), d) in blocks.iter().zip(q).zip(d) {
-                eight(blocks, q, d, lanes);
-            }
+            eight(blocks, q, d, lanes);
             for (((block, q), d), lane) in rest.as_chunks().0.iter().zip(q_rest.as_chunks().0).zip(d_rest).zip(lanes) {
                 *lane += one(block, q) as f32 * half(block, 0) * d;
             }
@@ -193,17 +196,7 @@ fn q2_k(tile: &Tile, products: &mut [f32]) {
 
 fn q3_k(tile: &Tile, products: &mut [f32]) {
     tile.for_super_blocks::<110>(products, |block, q, x_d, _, lanes| {
-        let d = half(block, 108);
-        let scales = q3_k_scales(part(block, 96));
-        let mut add = |j: usize, a: [i32; 4], b: [i32; 4]| {
-            for k in 0..4 {
-                let g = 4 * j + k;
-                let sum = (a[k] * i32::from(scales[2 * g]) + b[k] * i32::from(scales[2 * g + 1])) >> 5;
-                lanes[g] += sum as f32 * d * x_d[g];
-            }
-        };
-        add(0, dot_threes::<0, 0>(block, q), dot_threes::<0, 1>(block, q));
-        add(1, dot_threes::<1, 0>(block, q), dot_threes::<1, 1>(block, q));
+        add_threes(block, &q3_k_scales(part(block, 96)), q, x_d, lanes);
     });
 }
 
@@ -243,19 +236,7 @@ fn q5_k(tile: &Tile, products: &mut [f32]) {
 }
 
 fn q6_k(tile: &Tile, products: &mut [f32]) {
-    tile.for_super_blocks::<210>(products, |block, q, x_d, _, lanes| {
-        let d = half(block, 208);
-        for j in 0..2 {
-            let (ql, qh): (&[u8; 64], &[u8; GROUP]) = (part(block, 64 * j), part(block, 128 + 32 * j));
-            let a = dot_sixes(ql, qh, &q[4 * GROUP * j..]);
-            let b = dot_sixes(&ql[HALF..], &qh[HALF..], &q[4 * GROUP * j + HALF..]);
-            for k in 0..4 {
-                let g = 4 * j + k;
-                let [s0, s1] = [block[192 + 2 * g] as i8, block[193 + 2 * g] as i8];
-                lanes[g] += ((a[k] * i32::from(s0) + b[k] * i32::from(s1)) >> 2) as f32 * d * x_d[g];
-            }
-        }
-    });
+    tile.for_super_blocks::<210>(products, |block, q, x_d, _, lanes| add_sixes(block, q, x_d, lanes));
 }
 
 /// Group `g`'s activations.
@@ -417,52 +398,135 @@ fn dot_twos(c: &[u8; HALF], q: &[i8]) -> [i32; 4] {
     )
 }
 
-/// Half H of groups 4J..4J + 4 of a Q3_K block, times 32. Reads 16 bytes of `qs` and of `hmask`, and 16 of each 32 of `q`.
+/// Adds to S24 to S27 and on, lanes of a half super-block at `lanes`: half 0's sums of four groups in Q4 and half 1's in Q5,
+/// which are 1 << `$fraction` times as large, times the scales at `$scales`, the scale of the block in S12, and S28 to S31,
+/// those of the activations at `d`.
+///
+/// VMLA rounds the product before it adds it.
+macro_rules! scale_four {
+    ($fraction:literal, $scales:literal) => {
+        concat!(
+            // Each pair of scales is a word's lower half and its upper.
+            "add r4, ",
+            $scales,
+            "\n",
+            // Widening loads want a low register.
+            "vldrb.s16 q0, [r4]\n",
+            "vmovlb.s16 q1, q0\n",
+            "vshr.s32 q0, q0, #16\n",
+            "vmul.i32 q4, q4, q1\n",
+            "vmul.i32 q5, q5, q0\n",
+            "vldm {lanes}, {{s24-s27}}\n",
+            "vadd.i32 q4, q4, q5\n",
+            "vldmia {d}!, {{s28-s31}}\n",
+            "vcvt.f32.s32 s16, s16, #",
+            $fraction,
+            "\n",
+            "vcvt.f32.s32 s17, s17, #",
+            $fraction,
+            "\n",
+            "vcvt.f32.s32 s18, s18, #",
+            $fraction,
+            "\n",
+            "vcvt.f32.s32 s19, s19, #",
+            $fraction,
+            "\n",
+            "vmul.f32 s16, s16, s12\n",
+            "vmul.f32 s17, s17, s12\n",
+            "vmul.f32 s18, s18, s12\n",
+            "vmul.f32 s19, s19, s12\n",
+            "vmla.f32 s24, s16, s28\n",
+            "vmla.f32 s25, s17, s29\n",
+            "vmla.f32 s26, s18, s30\n",
+            "vmla.f32 s27, s19, s31\n",
+            "vstmia {lanes}!, {{s24-s27}}",
+        )
+    };
+}
+
+/// Adds the products of a block of Q3_K to the lanes.
 ///
 /// VSLI puts the third bit, inverted, above the pair, and VSHL makes it the sign: (c - 4) · 32.
 #[inline(always)]
-fn dot_threes<const J: usize, const H: usize>(block: &[u8; 110], q: &[i8; SUPER]) -> [i32; 4] {
-    let q: &[i8; 112] = first(&q[4 * GROUP * J + HALF * H..]);
-    macro_rules! threes {
-        ($b0:literal, $b1:literal, $b2:literal, $b3:literal) => {
-            helium!(
-                [
-                    "vldrb.u8 q0, [{c}, #{low}]",
-                    "vldrb.u8 q1, [{c}]",
-                    "vmvn q1, q1",
-                    "vmov q2, q0",
-                    $b0,
-                    "vsli.8 q2, q3, #2",
-                    "vshl.i8 q2, q2, #5",
-                    "vldrb.u8 q3, [{q}]",
-                    "vmlav.s8 r0, q2, q3",
-                    "vshr.u8 q2, q0, #2",
-                    $b1,
-                    "vsli.8 q2, q3, #2",
-                    "vshl.i8 q2, q2, #5",
-                    "vldrb.u8 q3, [{q}, #32]",
-                    "vmlav.s8 r2, q2, q3",
-                    "vshr.u8 q2, q0, #4",
-                    $b2,
-                    "vsli.8 q2, q3, #2",
-                    "vshl.i8 q2, q2, #5",
-                    "vldrb.u8 q3, [{q}, #64]",
-                    "vmlav.s8 r4, q2, q3",
-                    "vshr.u8 q2, q0, #6",
-                    $b3,
-                    "vsli.8 q2, q3, #2",
-                    "vshl.i8 q2, q2, #5",
-                    "vldrb.u8 q3, [{q}, #96]",
-                    "vmlav.s8 r8, q2, q3",
-                ],
-                c = in(reg) block[HALF * H..].as_ptr(), low = const 32 + 32 * J, q = in(reg) q.as_ptr(),
+fn add_threes(block: &[u8; 110], scales: &[i8; 16], q: &[i8; SUPER], d: &[f32; LANES], lanes: &mut [f32; LANES]) {
+    /// The same half of four groups: the third bits of each are shifted by `$b`.
+    macro_rules! half_of_four {
+        ($j:literal, $h:literal, $b0:literal, $b1:literal, $b2:literal, $b3:literal) => {
+            concat!(
+                "vldrb.u8 q0, [{c}, #32+32*",
+                $j,
+                "+16*",
+                $h,
+                "]\n",
+                "vldrb.u8 q1, [{c}, #16*",
+                $h,
+                "]\n",
+                "vmvn q1, q1\n",
+                "vmov q2, q0\n",
+                $b0,
+                "\nvsli.8 q2, q7, #2\n",
+                "vshl.i8 q2, q2, #5\n",
+                "vldrb.u8 q7, [{q}, #16*",
+                $h,
+                "]\n",
+                "vmlav.s8 r0, q2, q7\n",
+                "vshr.u8 q2, q0, #2\n",
+                $b1,
+                "\nvsli.8 q2, q7, #2\n",
+                "vshl.i8 q2, q2, #5\n",
+                "vldrb.u8 q7, [{q}, #32+16*",
+                $h,
+                "]\n",
+                "vmlav.s8 r2, q2, q7\n",
+                "vshr.u8 q2, q0, #4\n",
+                $b2,
+                "\nvsli.8 q2, q7, #2\n",
+                "vshl.i8 q2, q2, #5\n",
+                "vldrb.u8 q7, [{q}, #64+16*",
+                $h,
+                "]\n",
+                "vmlav.s8 r4, q2, q7\n",
+                "vshr.u8 q2, q0, #6\n",
+                $b3,
+                "\nvsli.8 q2, q7, #2\n",
+                "vshl.i8 q2, q2, #5\n",
+                "vldrb.u8 q7, [{q}, #96+16*",
+                $h,
+                "]\n",
+                "vmlav.s8 r8, q2, q7",
             )
         };
     }
-    if J == 0 {
-        threes!("vmov q3, q1", "vshr.u8 q3, q1, #1", "vshr.u8 q3, q1, #2", "vshr.u8 q3, q1, #3")
-    } else {
-        threes!("vshr.u8 q3, q1, #4", "vshr.u8 q3, q1, #5", "vshr.u8 q3, q1, #6", "vshr.u8 q3, q1, #7")
+    macro_rules! low {
+        ($h:literal) => {
+            half_of_four!(0, $h, "vmov q7, q1", "vshr.u8 q7, q1, #1", "vshr.u8 q7, q1, #2", "vshr.u8 q7, q1, #3")
+        };
+    }
+    macro_rules! high {
+        ($h:literal) => {
+            half_of_four!(1, $h, "vshr.u8 q7, q1, #4", "vshr.u8 q7, q1, #5", "vshr.u8 q7, q1, #6", "vshr.u8 q7, q1, #7")
+        };
+    }
+    // SAFETY: reads `block`, `scales`, `q` and `d`, reads and writes `lanes`, all to their ends; `arm_mve` says that there
+    // are these instructions.
+    unsafe {
+        asm!(
+            "ldrh r0, [{c}, #108]",
+            "vmov s12, r0",
+            "vcvtb.f32.f16 s12, s12",
+            low!(0), "vmov s16, s17, r0, r2", "vmov s18, s19, r4, r8",
+            low!(1), "vmov s20, s21, r0, r2", "vmov s22, s23, r4, r8",
+            scale_four!("5", "{scales}, #0"),
+            "add {q}, {q}, #128",
+            high!(0), "vmov s16, s17, r0, r2", "vmov s18, s19, r4, r8",
+            high!(1), "vmov s20, s21, r0, r2", "vmov s22, s23, r4, r8",
+            scale_four!("5", "{scales}, #8"),
+            c = in(reg) block.as_ptr(), q = inout(reg) q.as_ptr() => _, scales = in(reg) scales.as_ptr(),
+            d = inout(reg) d.as_ptr() => _, lanes = inout(reg) lanes.as_mut_ptr() => _,
+            out("r0") _, out("r2") _, out("r4") _, out("r8") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+            options(nostack),
+        );
     }
 }
 
@@ -515,93 +579,152 @@ fn dot_two_fives<const K: usize>(block: &[u8; 176], q: &[i8; SUPER]) -> [i32; 4]
     }
 }
 
-/// The same half of four groups of Q6_K, times 4. Reads 16 of each 32 bytes of `ql`, 16 of `qh`, and 16 of each 32 of `q`.
+/// Adds the products of a block of Q6_K to the lanes.
 ///
 /// The inserting shifts bring bits together, and VSHL makes the sixth, inverted before, the sign: (c - 32) · 4.
 #[inline(always)]
-fn dot_sixes(ql: &[u8], qh: &[u8], q: &[i8]) -> [i32; 4] {
-    let (ql, qh, q): (&[u8; 48], &[u8; HALF], &[i8; 112]) = (first(ql), first(qh), first(q));
-    helium!(
-        [
-            "vldrb.u8 q1, [{qh}]",
-            "vmov.i8 q3, #0xaa",
-            "vldrb.u8 q0, [{ql}]",
-            "veor q1, q1, q3",
-            // Above the high nibbles, in Q2: bits 4 and 5 where they are wanted.
-            "vmov q2, q1",
-            "vsri.8 q2, q0, #4",
-            "vldrb.u8 q3, [{q}, #64]",
-            "vshl.i8 q2, q2, #2",
-            "vmlav.s8 r4, q2, q3",
-            // Above the low nibbles: bits 0 and 1.
-            "vsli.8 q0, q1, #4",
-            "vldrb.u8 q3, [{q}]",
-            "vshl.i8 q0, q0, #2",
-            "vmlav.s8 r0, q0, q3",
-            // The same again, with bits 6 and 7, and 2 and 3.
-            "vshr.u8 q1, q1, #2",
-            "vldrb.u8 q0, [{ql}, #32]",
-            "vmov q2, q1",
-            "vsri.8 q2, q0, #4",
-            "vldrb.u8 q3, [{q}, #96]",
-            "vshl.i8 q2, q2, #2",
-            "vmlav.s8 r8, q2, q3",
-            "vsli.8 q0, q1, #4",
-            "vldrb.u8 q3, [{q}, #32]",
-            "vshl.i8 q0, q0, #2",
-            "vmlav.s8 r2, q0, q3",
-        ],
-        ql = in(reg) ql.as_ptr(), qh = in(reg) qh.as_ptr(), q = in(reg) q.as_ptr(),
-    )
+fn add_sixes(block: &[u8; 210], q: &[i8; SUPER], d: &[f32; LANES], lanes: &mut [f32; LANES]) {
+    macro_rules! half_of_four {
+        ($j:literal, $h:literal) => {
+            concat!(
+                "vldrb.u8 q1, [{high}, #32*",
+                $j,
+                "+16*",
+                $h,
+                "]\n",
+                "vldrb.u8 q0, [{c}, #64*",
+                $j,
+                "+16*",
+                $h,
+                "]\n",
+                "vmov.i8 q7, #0xaa\n",
+                "veor q1, q1, q7\n",
+                // Above the high nibbles, in Q2: bits 4 and 5 where they are wanted.
+                "vmov q2, q1\n",
+                "vsri.8 q2, q0, #4\n",
+                "vldrb.u8 q7, [{q}, #64+16*",
+                $h,
+                "]\n",
+                "vshl.i8 q2, q2, #2\n",
+                "vmlav.s8 r4, q2, q7\n",
+                // Above the low nibbles: bits 0 and 1.
+                "vsli.8 q0, q1, #4\n",
+                "vldrb.u8 q7, [{q}, #16*",
+                $h,
+                "]\n",
+                "vshl.i8 q0, q0, #2\n",
+                "vmlav.s8 r0, q0, q7\n",
+                // The same again, with bits 6 and 7, and 2 and 3.
+                "vshr.u8 q1, q1, #2\n",
+                "vldrb.u8 q0, [{c}, #64*",
+                $j,
+                "+32+16*",
+                $h,
+                "]\n",
+                "vmov q2, q1\n",
+                "vsri.8 q2, q0, #4\n",
+                "vldrb.u8 q7, [{q}, #96+16*",
+                $h,
+                "]\n",
+                "vshl.i8 q2, q2, #2\n",
+                "vmlav.s8 r8, q2, q7\n",
+                "vsli.8 q0, q1, #4\n",
+                "vldrb.u8 q7, [{q}, #32+16*",
+                $h,
+                "]\n",
+                "vshl.i8 q0, q0, #2\n",
+                "vmlav.s8 r2, q0, q7",
+            )
+        };
+    }
+    // SAFETY: reads `block`, `q` and `d`, reads and writes `lanes`, all to their ends; `arm_mve` says that there are these
+    // instructions.
+    unsafe {
+        asm!(
+            "ldrh r0, [{high}, #80]",
+            "vmov s12, r0",
+            "vcvtb.f32.f16 s12, s12",
+            half_of_four!(0, 0), "vmov s16, s17, r0, r2", "vmov s18, s19, r4, r8",
+            half_of_four!(0, 1), "vmov s20, s21, r0, r2", "vmov s22, s23, r4, r8",
+            scale_four!("2", "{high}, #64"),
+            "add {q}, {q}, #128",
+            half_of_four!(1, 0), "vmov s16, s17, r0, r2", "vmov s18, s19, r4, r8",
+            half_of_four!(1, 1), "vmov s20, s21, r0, r2", "vmov s22, s23, r4, r8",
+            scale_four!("2", "{high}, #72"),
+            c = in(reg) block.as_ptr(), high = in(reg) block[128..].as_ptr(), q = inout(reg) q.as_ptr() => _,
+            d = inout(reg) d.as_ptr() => _, lanes = inout(reg) lanes.as_mut_ptr() => _,
+            out("r0") _, out("r2") _, out("r4") _, out("r8") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+            options(nostack),
+        );
+    }
 }
 
-/// Two sums in R0 and R2, each of which is 1 << `$fraction` times as large, times the scales of blocks `$first` and the
-/// next, which are `$bytes` bytes long, and times S`$d0` and S`$d1`, are added to S`$lane0` and S`$lane1`.
+/// Two sums in R0 and R2 are put in S`$s`.
+macro_rules! keep_two {
+    ($s:literal) => {
+        concat!("vmov ", $s, ", r0, r2")
+    };
+}
+
+/// Four sums in Q4, each of which is 1 << `$fraction` times as large, times the scales of four blocks at `c`, `offsets`
+/// apart, and times four at `d`, are added to S`$lane0` to S`$lane3`.
 ///
 /// VMLA rounds the product before it adds it.
-macro_rules! add_two {
-    ($fraction:literal, $first:literal, $bytes:literal, $d0:literal, $d1:literal, $lane0:literal, $lane1:literal) => {
+macro_rules! add_four {
+    ($fraction:literal, $lane0:literal, $lane1:literal, $lane2:literal, $lane3:literal) => {
         concat!(
-            "vmov s8, s9, r0, r2\n",
-            "ldrh r0, [{c}, #",
-            $bytes,
-            "*",
-            $first,
-            "]\n",
-            "ldrh r2, [{c}, #",
-            $bytes,
-            "*",
-            $first,
-            "+",
-            $bytes,
-            "]\n",
-            "vcvt.f32.s32 s8, s8",
+            "vldrw.u32 q0, [{offsets}]\n",
+            "vldrh.u32 q5, [{c}, q0]\n",
+            "vldmia {d}!, {{s4-s7}}\n",
+            "vcvt.f32.s32 s16, s16",
             $fraction,
             "\n",
-            "vcvt.f32.s32 s9, s9",
+            "vcvt.f32.s32 s17, s17",
             $fraction,
             "\n",
-            "vmov s10, s11, r0, r2\n",
-            "vcvtb.f32.f16 s10, s10\n",
-            "vcvtb.f32.f16 s11, s11\n",
-            "vmul.f32 s8, s8, s10\n",
-            "vmul.f32 s9, s9, s11\n",
+            "vcvt.f32.s32 s18, s18",
+            $fraction,
+            "\n",
+            "vcvt.f32.s32 s19, s19",
+            $fraction,
+            "\n",
+            "vcvtb.f32.f16 s20, s20\n",
+            "vcvtb.f32.f16 s21, s21\n",
+            "vcvtb.f32.f16 s22, s22\n",
+            "vcvtb.f32.f16 s23, s23\n",
+            "vmul.f32 s16, s16, s20\n",
+            "vmul.f32 s17, s17, s21\n",
+            "vmul.f32 s18, s18, s22\n",
+            "vmul.f32 s19, s19, s23\n",
             "vmla.f32 s",
             $lane0,
-            ", s8, s",
-            $d0,
-            "\n",
+            ", s16, s4\n",
             "vmla.f32 s",
             $lane1,
-            ", s9, s",
-            $d1,
+            ", s17, s5\n",
+            "vmla.f32 s",
+            $lane2,
+            ", s18, s6\n",
+            "vmla.f32 s",
+            $lane3,
+            ", s19, s7",
         )
     };
 }
 
-/// Adds the products of eight blocks of Q8_0 to the lanes, which stay in S16 to S23; scales are in S24 to S31.
+/// Where four blocks of Q8_0 begin.
+static BYTES_APART: [u32; 4] = [0, 34, 68, 102];
+/// Where four blocks of Q4_0 begin.
+static NIBBLES_APART: [u32; 4] = [0, 18, 36, 54];
+
+/// Adds the products of eight blocks of Q8_0, which lie at an even address, to the lanes, which stay in S24 to S31.
 #[inline(always)]
-fn add_eight_bytes(c: &[u8; 272], q: &[i8; SUPER], d: &[f32; LANES], lanes: &mut [f32; LANES]) {
+fn add_eight_bytes(c: &[[u8; 272]], q: &[[i8; SUPER]], d: &[[f32; LANES]], lanes: &mut [f32; LANES]) {
+    let n = c.len().min(q.len()).min(d.len());
+    if n == 0 {
+        return;
+    }
     macro_rules! dot {
         ($sum:literal, $block:literal) => {
             concat!(
@@ -622,32 +745,38 @@ fn add_eight_bytes(c: &[u8; 272], q: &[i8; SUPER], d: &[f32; LANES], lanes: &mut
             )
         };
     }
-    // SAFETY: reads `c`, `q` and `d`, reads and writes `lanes`, all to their ends; `arm_mve` says that there are these
-    // instructions.
+    // SAFETY: reads the first `n` of `c`, `q` and `d`, which have as many, reads and writes all `lanes`; `arm_mve` says that
+    // there are these instructions.
     unsafe {
         asm!(
-            "vldm {d}, {{s24-s31}}",
-            "vldm {lanes}, {{s16-s23}}",
-            dot!("r0", 0), dot!("r2", 1), add_two!("", 0, 34, 24, 25, 16, 17),
-            dot!("r0", 2), dot!("r2", 3), add_two!("", 2, 34, 26, 27, 18, 19),
+            "vldm {lanes}, {{s24-s31}}",
+            "2:",
+            dot!("r0", 0), dot!("r2", 1), keep_two!("s16, s17"), dot!("r0", 2), dot!("r2", 3), keep_two!("s18, s19"),
+            add_four!("", 24, 25, 26, 27),
             "add {c}, {c}, #136",
-            dot!("r0", 0), dot!("r2", 1), add_two!("", 0, 34, 28, 29, 20, 21),
-            dot!("r0", 2), dot!("r2", 3), add_two!("", 2, 34, 30, 31, 22, 23),
-            "vstm {lanes}, {{s16-s23}}",
-            c = inout(reg) c.as_ptr() => _, q = inout(reg) q.as_ptr() => _,
-            d = in(reg) d.as_ptr(), lanes = in(reg) lanes.as_mut_ptr(), out("r0") _, out("r2") _,
-            out("q0") _, out("q1") _, out("q2") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+            dot!("r0", 0), dot!("r2", 1), keep_two!("s16, s17"), dot!("r0", 2), dot!("r2", 3), keep_two!("s18, s19"),
+            add_four!("", 28, 29, 30, 31),
+            "add {c}, {c}, #136",
+            "subs {n}, {n}, #1",
+            "bne 2b",
+            "vstm {lanes}, {{s24-s31}}",
+            n = inout(reg) n => _, c = inout(reg) c.as_ptr() => _, q = inout(reg) q.as_ptr() => _,
+            d = inout(reg) d.as_ptr() => _, lanes = in(reg) lanes.as_mut_ptr(), offsets = in(reg) BYTES_APART.as_ptr(),
+            out("r0") _, out("r2") _, out("q0") _, out("q1") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
             options(nostack),
         );
     }
 }
 
-/// Adds the products of eight blocks of Q4_0 to the lanes, which stay in S16 to S23; four scales at a time are in S24 to
-/// S27.
+/// Adds the products of eight blocks of Q4_0, which lie at an even address, to the lanes, which stay in S24 to S31.
 ///
 /// With its top bit flipped, a nibble is c - 8 as a signed one; at the top of a byte, (c - 8) · 16.
 #[inline(always)]
-fn add_eight_nibbles(c: &[u8; 144], q: &[i8; SUPER], d: &[f32; LANES], lanes: &mut [f32; LANES]) {
+fn add_eight_nibbles(c: &[[u8; 144]], q: &[[i8; SUPER]], d: &[[f32; LANES]], lanes: &mut [f32; LANES]) {
+    let n = c.len().min(q.len()).min(d.len());
+    if n == 0 {
+        return;
+    }
     macro_rules! dot {
         ($sum:literal, $block:literal) => {
             concat!(
@@ -661,31 +790,34 @@ fn add_eight_nibbles(c: &[u8; 144], q: &[i8; SUPER], d: &[f32; LANES], lanes: &m
                 $sum,
                 ", q1, q2\n",
                 "vldrb.u8 q2, [{q}], #16\n",
-                "vand q0, q0, q7\n",
+                "vand q0, q0, q5\n",
                 "vmlava.s8 ",
                 $sum,
                 ", q0, q2",
             )
         };
     }
-    // SAFETY: reads `c`, `q` and `d`, reads and writes `lanes`, all to their ends; `arm_mve` says that there are these
-    // instructions.
+    // SAFETY: reads the first `n` of `c`, `q` and `d`, which have as many, reads and writes all `lanes`; `arm_mve` says that
+    // there are these instructions.
     unsafe {
         asm!(
             "vmov.i8 q3, #0x88",
-            "vmov.i8 q7, #0xf0",
-            "vldm {lanes}, {{s16-s23}}",
-            "vldm {d}!, {{s24-s27}}",
-            dot!("r0", 0), dot!("r2", 1), add_two!(", #4", 0, 18, 24, 25, 16, 17),
-            dot!("r0", 2), dot!("r2", 3), add_two!(", #4", 2, 18, 26, 27, 18, 19),
-            "vldm {d}, {{s24-s27}}",
+            "vldm {lanes}, {{s24-s31}}",
+            "2:",
+            "vmov.i8 q5, #0xf0",
+            dot!("r0", 0), dot!("r2", 1), keep_two!("s16, s17"), dot!("r0", 2), dot!("r2", 3), keep_two!("s18, s19"),
+            add_four!(", #4", 24, 25, 26, 27),
             "add {c}, {c}, #72",
-            dot!("r0", 0), dot!("r2", 1), add_two!(", #4", 0, 18, 24, 25, 20, 21),
-            dot!("r0", 2), dot!("r2", 3), add_two!(", #4", 2, 18, 26, 27, 22, 23),
-            "vstm {lanes}, {{s16-s23}}",
-            c = inout(reg) c.as_ptr() => _, q = inout(reg) q.as_ptr() => _,
-            d = inout(reg) d.as_ptr() => _, lanes = in(reg) lanes.as_mut_ptr(), out("r0") _, out("r2") _,
-            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+            "vmov.i8 q5, #0xf0",
+            dot!("r0", 0), dot!("r2", 1), keep_two!("s16, s17"), dot!("r0", 2), dot!("r2", 3), keep_two!("s18, s19"),
+            add_four!(", #4", 28, 29, 30, 31),
+            "add {c}, {c}, #72",
+            "subs {n}, {n}, #1",
+            "bne 2b",
+            "vstm {lanes}, {{s24-s31}}",
+            n = inout(reg) n => _, c = inout(reg) c.as_ptr() => _, q = inout(reg) q.as_ptr() => _,
+            d = inout(reg) d.as_ptr() => _, lanes = in(reg) lanes.as_mut_ptr(), offsets = in(reg) NIBBLES_APART.as_ptr(),
+            out("r0") _, out("r2") _, out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
             options(nostack),
         );
     }

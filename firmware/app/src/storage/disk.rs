@@ -305,7 +305,7 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
 #[cfg(test)]
 mod tests {
     use fatfs::FatType::Fat16;
-    use gptrickle_core::ops::{self, Matrix, Quantised};
+    use gptrickle_core::ops::{self, Engine, Matrix, ROWS, Scratch};
     use gptrickle_core::quant::Format;
     use std::vec;
     use std::vec::Vec;
@@ -445,7 +445,9 @@ mod tests {
         let x = vec![1.0; cols];
         let (mut q, mut d, mut sums) = (vec![0; cols], vec![0.0; cols], vec![0; cols]);
         let mut products = |src: &mut dyn Source| {
-            let mut scratch = Quantised { q: &mut q, d: &mut d, sums: &mut sums };
+            let mut buffer = [0.0; ROWS];
+            let mut scratch =
+                Scratch { engine: Engine::default(), q: &mut q, d: &mut d, sums: &mut sums, products: &mut buffer };
             let mut bits = Vec::new();
             for (i, w) in order.iter().enumerate() {
                 let mut y = vec![0.0; w.rows];

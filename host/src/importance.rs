@@ -1,0 +1,185 @@
+//! How large the inputs of each matrix are on a text: what a quantiser should look at besides the weights.
+//!
+//! The file is GGUF as llama.cpp's imatrix tool writes it, so that each reads the other's: for a matrix `NAME`, the sums
+//! of its inputs' squares, `NAME.in_sum2` (columns), and how many there were, `NAME.counts` (1), both F32; and three
+//! entries of metadata on the text. The head's inputs are kept, too, under the name of the matrix that it is.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use anyhow::{Context, bail, ensure};
+use gptrickle_core::gguf::{self, Value as Found};
+use gptrickle_core::source::Source;
+
+use crate::gguf_writer::{Value, Writer};
+
+const SUMS: &str = ".in_sum2";
+const COUNTS: &str = ".counts";
+const DATASETS: &str = "imatrix.datasets";
+const CHUNKS: &str = "imatrix.chunk_count";
+
+/// The inputs of every matrix, by the matrix's name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Importance {
+    inputs: BTreeMap<String, Inputs>,
+    /// What the text is called.
+    pub dataset: String,
+    /// Into how many chunks it was cut.
+    pub chunks: u32,
+    /// Tokens of a chunk.
+    pub chunk_tokens: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Inputs {
+    sums: Vec<f64>, // of squares (columns)
+    count: u64,
+}
+
+impl Importance {
+    /// Adds inputs of a matrix, rows of as many values as it has columns.
+    ///
+    /// # Panics
+    /// It had another number of columns before, or these are no whole rows.
+    pub fn add(&mut self, matrix: &str, columns: usize, inputs: &[f32]) {
+        if !self.inputs.contains_key(matrix) {
+            self.inputs.insert(matrix.into(), Inputs { sums: vec![0.0; columns], count: 0 });
+        }
+        let Some(known) = self.inputs.get_mut(matrix) else { return };
+        assert!(known.sums.len() == columns && inputs.len().is_multiple_of(columns), "whole rows");
+        for row in inputs.chunks_exact(columns) {
+            known.sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+            known.count += 1;
+        }
+    }
+
+    /// Nothing seen yet of a text of this name, which is cut into so many chunks of so many tokens.
+    pub fn new(dataset: &str, chunks: u32, chunk_tokens: u32) -> Self {
+        Importance { inputs: BTreeMap::new(), dataset: dataset.into(), chunks, chunk_tokens }
+    }
+
+    /// The mean square of each input of a matrix, if there were any.
+    pub fn of(&self, matrix: &str) -> Option<Vec<f32>> {
+        let Inputs { sums, count } = self.inputs.get(matrix).filter(|inputs| inputs.count > 0)?;
+        Some(sums.iter().map(|sum| (sum / *count as f64) as f32).collect())
+    }
+
+    /// For how many matrices inputs were seen.
+    pub fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// Whatever `out` says.
+    pub fn write<W: Write>(&self, out: W) -> io::Result<W> {
+        let mut header = Writer::new()
+            .entry("general.type", "imatrix")
+            .entry(DATASETS, Value::strings(&[&self.dataset]))
+            .entry(CHUNKS, self.chunks)
+            .entry("imatrix.chunk_size", self.chunk_tokens);
+        for (name, Inputs { sums, .. }) in &self.inputs {
+            let n = sums.len() as u64;
+            header = header.tensor(&format!("{name}{SUMS}"), &[n, 1], 0, 4 * n);
+            header = header.tensor(&format!("{name}{COUNTS}"), &[1, 1], 0, 4);
+        }
+        let mut data = header.start(out)?;
+        for Inputs { sums, count } in self.inputs.values() {
+            let sums: Vec<u8> = sums.iter().flat_map(|&sum| (sum as f32).to_le_bytes()).collect();
+            data.write(&sums)?;
+            data.write(&(*count as f32).to_le_bytes())?;
+        }
+        data.finish()
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It is no such file, or damaged; the error says what is wrong.
+    pub fn read<S: Source>(src: &mut S) -> anyhow::Result<Importance> {
+        let mut chunks = None;
+        let mut datasets = None;
+        let file = gguf::open(src, |key, value| {
+            match (key.as_str(), value) {
+                (Some(CHUNKS), value) => chunks = value.as_u64(),
+                (Some(DATASETS), Found::Array(array)) => datasets = Some(*array),
+                _ => {}
+            }
+            Ok::<(), gguf::Error>(())
+        })
+        .context("no importance: gptrickle importance makes it, or llama.cpp's imatrix tool, as GGUF")?;
+        let mut found = Importance::default();
+        if let Some(array) = datasets
+            && let Some(name) = gguf::Strings::new(src, &array).next()?
+        {
+            found.dataset = String::from_utf8_lossy(name).into_owned();
+        }
+        found.chunks = chunks.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let mut tensors = Vec::new();
+        let mut infos = file.tensors(src);
+        while let Some(info) = infos.next()? {
+            tensors.push(info);
+        }
+        for info in tensors {
+            let full = info.name.to_string();
+            let (name, is_sums) = match (full.strip_suffix(SUMS), full.strip_suffix(COUNTS)) {
+                (Some(name), _) => (name, true),
+                (_, Some(name)) => (name, false),
+                _ => bail!("tensor {full} does not belong into a file of importances: is it a model?"),
+            };
+            ensure!(info.kind.id == 0, "{full} is {}: it must be F32", info.kind.name);
+            let mut values = vec![0.0f32; (info.span.len / 4) as usize];
+            for (i, value) in values.iter_mut().enumerate() {
+                let mut bytes = [0; 4];
+                bytes.copy_from_slice(src.chunk(info.span.at + 4 * i as u64, 4)?);
+                *value = f32::from_le_bytes(bytes);
+            }
+            ensure!(
+                values.iter().all(|value| value.is_finite() && *value >= 0.0),
+                "{full} holds a value that is no sum of squares: gather it again"
+            );
+            let inputs = found.inputs.entry(name.into()).or_default();
+            if is_sums {
+                inputs.sums = values.into_iter().map(f64::from).collect();
+            } else {
+                ensure!(values.len() == 1, "{full} has {} values: only models without experts are known", values.len());
+                inputs.count = values[0] as u64;
+            }
+        }
+        ensure!(!found.is_empty(), "there are no importances in it: gptrickle importance makes them");
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_come_back() {
+        let mut importance = Importance { dataset: "a text".into(), chunks: 3, ..Importance::default() };
+        importance.add("a.weight", 2, &[1.0, -2.0, 3.0, 0.0]);
+        importance.add("b.weight", 1, &[0.5]);
+        assert_eq!(importance.of("a.weight"), Some(vec![5.0, 2.0]));
+        let file = importance.write(Vec::new()).unwrap();
+        assert_eq!(Importance::read(&mut &file[..]).unwrap(), importance);
+        assert_eq!(importance.of("c.weight"), None);
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let said = |file: &[u8]| format!("{:#}", Importance::read(&mut &*file).unwrap_err());
+        assert!(said(b"xyz").starts_with("no importance: "));
+        assert!(said(crate::source::DEMO).contains("is it a model?"));
+        let file = Writer::new().tensor("a.in_sum2", &[1, 1], 0, 4).start(Vec::new()).unwrap();
+        let mut file = file;
+        file.write(&f32::NAN.to_le_bytes()).unwrap();
+        assert!(said(&file.finish().unwrap()).contains("no sum of squares"));
+    }
+}
