@@ -29,6 +29,10 @@ pub enum Command<'a> {
     Stats,
     /// Print where the memory goes.
     Plan,
+    /// Keep the last text in a file, with all it takes to go on; where there are files.
+    Save(&'a str),
+    /// Go on with a text that was kept in a file, and with its settings; where there are files.
+    Load(&'a str),
     /// Look for the model again.
     Open,
     /// Compare this processor's kernels with the definition.
@@ -75,6 +79,8 @@ pub const HELP: &[(&str, &str)] = &[
     (":max N", "tokens per prompt"),
     (":stats", "what the last prompt took"),
     (":plan", "where the memory goes"),
+    (":save FILE", "keep the last text in FILE; not on a board"),
+    (":load FILE", "go on with a text and settings from FILE; not on a board"),
     (":hash on|off", "hash over all logits after each text"),
     (":echo on|off", "print what is typed"),
     (":open", "look for the model again"),
@@ -83,7 +89,7 @@ pub const HELP: &[(&str, &str)] = &[
     (":quit", "leave"),
 ];
 
-const COMMANDS: &str = ":set, :seed, :max, :stats, :plan, :hash, :echo, :open, :check, :help, :quit";
+const COMMANDS: &str = ":set, :seed, :max, :stats, :plan, :save, :load, :hash, :echo, :open, :check, :help, :quit";
 const SETTINGS: &str = "temperature, top_k, top_p, min_p, repetition_penalty, context, kv, batch";
 
 /// A line that starts with a colon and is no command.
@@ -142,6 +148,8 @@ impl<'a> Command<'a> {
             "set" => Setting::parse(value).map(Command::Set),
             "seed" => number(":seed", "a whole number", value, |_| true).map(Command::Seed),
             "max" => number(":max", "a whole number", value, |_| true).map(Command::Max),
+            "save" => file(":save", value).map(Command::Save),
+            "load" => file(":load", value).map(Command::Load),
             "hash" => switch(":hash", value).map(Command::Hash),
             "echo" => switch(":echo", value).map(Command::Echo),
             "stats" => alone(":stats", value, Command::Stats),
@@ -217,6 +225,10 @@ fn number<'a, T: core::str::FromStr>(
     found.parse().ok().filter(fits).ok_or(ParseError::Value { of, wants, found })
 }
 
+fn file<'a>(of: &'static str, found: &'a str) -> Result<&'a str, ParseError<'a>> {
+    if found.is_empty() { Err(ParseError::Value { of, wants: "the name of a file", found }) } else { Ok(found) }
+}
+
 fn switch<'a>(of: &'static str, found: &'a str) -> Result<bool, ParseError<'a>> {
     match found {
         "on" => Ok(true),
@@ -250,6 +262,8 @@ mod tests {
             (":echo off", Command::Echo(false)),
             (":stats", Command::Stats),
             (":plan ", Command::Plan),
+            (":save a text.session ", Command::Save("a text.session")),
+            (":load /tmp/a", Command::Load("/tmp/a")),
             (":open", Command::Open),
             (":check", Command::Check),
             (":help", Command::Help),
@@ -281,6 +295,8 @@ mod tests {
             (":set kv q5_0", "kv needs f32, f16, q8_0 or q4_0, not q5_0"),
             (":seed", ":seed needs a whole number"),
             (":max -1", ":max needs a whole number, not -1"),
+            (":save", ":save needs the name of a file"),
+            (":load  ", ":load needs the name of a file"),
             (":hash maybe", ":hash needs on or off, not maybe"),
             (":quit now", ":quit needs no value, not now"),
         ];

@@ -178,15 +178,18 @@ pub enum StopReason {
     StopString,
     /// The user stopped it.
     Interrupted,
+    /// The time it was given is over.
+    MaxTime,
 }
 
 impl StopReason {
-    const ALL: [StopReason; 5] = [
+    const ALL: [StopReason; 6] = [
         StopReason::EndOfText,
         StopReason::MaxTokens,
         StopReason::Context,
         StopReason::StopString,
         StopReason::Interrupted,
+        StopReason::MaxTime,
     ];
 
     /// A short name for people and scripts.
@@ -197,6 +200,7 @@ impl StopReason {
             StopReason::Context => "context",
             StopReason::StopString => "stop_string",
             StopReason::Interrupted => "interrupted",
+            StopReason::MaxTime => "max_time",
         }
     }
 }

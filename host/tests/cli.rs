@@ -159,6 +159,8 @@ fn help_and_version_are_results() {
     for args in [
         &["--help"][..],
         &["generate", "--help"],
+        &["suggest", "--help"],
+        &["repl", "--help"],
         &["tokenize", "-h"],
         &["logits", "-h"],
         &["inspect", "-h"],
@@ -369,6 +371,114 @@ fn several_texts_are_those_of_their_seeds() {
     for other in [&["--lookup", "2"][..], &["--save", "x"], &["--resume", "x"], &["--overflow", "slide:4"]] {
         run(&[&several[..], other].concat()).misuse(&["--num-return-sequences", other[0]]);
     }
+}
+
+#[test]
+fn suggestions_are_the_texts_that_generate_makes() {
+    let controls = ["--num-return-sequences", "3", "--temperature", "1", "--top-p", "0.9", "--top-k", "256"];
+    let texts = |args: &[&str], prompt: &str| -> Vec<(String, Value)> {
+        let mut lines = run(&[&["generate", prompt, "--json"], args].concat()).lines();
+        let summary = lines.pop().unwrap();
+        let text = |i: usize| -> String {
+            lines.iter().filter(|line| line["sequence"] == i).filter_map(|line| line["text"].as_str()).collect()
+        };
+        (0..3).map(|i| (text(i), summary["sequences"][i]["stop"].clone())).collect()
+    };
+    // The demo model ends its stories; so that a text which ends before the others is among them.
+    let long = ["-n", "120", "--seed", "5"];
+    for (prompt, other) in
+        [("Once upon a time", &[][..]), ("The cat", &["--seed", "7", "-n", "6"]), ("The end.", &long)]
+    {
+        let patient = [&["suggest", prompt, "--max-time", "0"], other].concat();
+        let report = run(&[&patient[..], &["--json"]].concat()).json();
+        let found = report["suggestions"].as_array().unwrap();
+        let found: Vec<(String, Value)> =
+            found.iter().map(|text| (text["text"].as_str().unwrap().to_owned(), text["stop"].clone())).collect();
+        let length: &[&str] = if other.contains(&"-n") { &[] } else { &["-n", "20"] };
+        assert_eq!(found, texts(&[&controls[..], length, other].concat(), prompt));
+        assert_eq!(report["prompt"], prompt);
+
+        let plain = run(&patient).ok();
+        let lines: Vec<&str> = plain.lines().collect();
+        assert_eq!(lines.len(), 3, "{plain}");
+        for (i, (line, (text, _))) in lines.iter().zip(&found).enumerate() {
+            assert_eq!(*line, format!("{}. {}", i + 1, text.replace('\n', "\\n")));
+        }
+    }
+    let hurried = run(&["suggest", "Once", "--max-time", "0.000001", "--json"]).json();
+    for text in hurried["suggestions"].as_array().unwrap() {
+        assert_eq!((&text["stop"], &text["new_tokens"]), (&"max_time".into(), &1.into()));
+    }
+    assert_eq!(run_with_stdin(&["suggest", "-"], b"Once").ok(), run(&["suggest", "Once"]).ok());
+    run(&["suggest", "Once", "--max-time", "-1"]).misuse(&["--max-time", "seconds from 0 on"]);
+    run(&["suggest"]).misuse(&["<TEXT>"]);
+}
+
+#[test]
+fn a_script_of_lines_is_what_somebody_types() {
+    let repl = |args: &[&str], script: &str| run_with_stdin(&[&["repl"], args].concat(), script.as_bytes());
+    let generate = |args: &[&str]| run(&[&["generate"], args].concat()).ok();
+    let first = generate(&["Once upon a time", "-n", "20"]);
+    let second =
+        generate(&["::) she said", "-n", "9", "--seed", "7", "--top-k", "5", "--kv", "q8_0", "--context", "64"]);
+    let second_prompt =
+        generate(&[":) she said", "-n", "9", "--seed", "7", "--top-k", "5", "--kv", "q8_0", "--context", "64"]);
+    assert_ne!(second, second_prompt);
+    let script =
+        "Once upon a time\r\n\n:seed 7\n:max 9\n:set top_k 5\n:set kv q8_0\n:set context 64\n::) she said\n:quit\nno";
+    let run = repl(&["-n", "20"], script);
+    assert!(!run.err.contains("error"), "{}", run.err);
+    assert_eq!(run.ok(), first + &second_prompt);
+
+    // Every command, and a last line without its end.
+    let run = repl(&["-n", "3"], ":echo on\n:hash on\nOnce\n:stats\n:plan\n:check\n:open\n:help\n:echo off\nTwice");
+    for answer in
+        ["> :hash on\n", "logits hash     ", "new             3 tokens", "  keys and values\n", ":load FILE  "]
+    {
+        assert!(run.err.contains(answer), "no {answer} in {}", run.err);
+    }
+    assert!(!run.err.contains("Twice"), "{}", run.err);
+    assert_eq!(run.ok(), generate(&["Once", "-n", "3"]) + &generate(&["Twice", "-n", "3"]));
+
+    // Each of these fails, and the next line is answered all the same.
+    for (line, words) in [
+        (":sed 1", "line 1: no command :sed; there are :set, "),
+        (":set context 513", "line 1: a context of 513 cannot be had: use :set context with 1 to 512"),
+        (":stats", "there is no text yet: type a prompt"),
+        (":save x", "there is no text to save: type a prompt"),
+        (":load no-such-file", "cannot read no-such-file: "),
+        (&"word ".repeat(600), "512 positions are left"),
+    ] {
+        let run = repl(&["-n", "3"], &format!("{line}\nOnce"));
+        assert_eq!((run.code, String::from_utf8(run.out).unwrap()), (Some(1), generate(&["Once", "-n", "3"])));
+        assert!(run.err.contains(&format!("error: {words}")) || run.err.contains(words), "{words}: {}", run.err);
+    }
+    let run = run_with_stdin(&["repl", "-n", "3"], b"\xff\nOnce");
+    assert!(run.code == Some(1) && run.err.contains("error: line 1: it is not UTF-8"), "{}", run.err);
+    self::run(&["repl", "-m", "no-such.gguf"]).fails(&["no-such.gguf"]);
+}
+
+#[test]
+fn the_repl_saves_and_loads_texts_of_generate() {
+    let folder = Folder::new("repl-saved");
+    let (ours, theirs) = (folder.path("ours.session"), folder.path("theirs.session"));
+    let options = ["--kv", "q8_0", "--context", "160", "--temperature", "1.1", "--seed", "6"];
+    let whole = run(&[&["generate", "Once upon a time", "-n", "60"], &options[..]].concat()).ok();
+    let script = format!("Once upon a time\n:save {ours}\n");
+    let first = run_with_stdin(&[&["repl", "-n", "30"], &options[..]].concat(), script.as_bytes()).ok();
+    let rest = run(&["generate", "--resume", &ours, "-n", "30"]).ok();
+    assert_eq!(first.strip_suffix('\n').unwrap().to_owned() + &rest, whole);
+
+    run(&[&["generate", "Once upon a time", "-n", "30", "--save", &theirs], &options[..]].concat()).ok();
+    // The settings come along, and stay.
+    let loaded = run_with_stdin(&["repl", "-n", "30"], format!(":load {theirs}\nOnce upon a time\n").as_bytes()).ok();
+    assert_eq!(loaded, rest + &first);
+
+    let bytes = fs::read(&theirs).unwrap();
+    let short = folder.file("short", &bytes[..bytes.len() - 1]);
+    let run = run_with_stdin(&["repl", "-n", "3"], format!(":load {short}\nOnce").as_bytes());
+    assert!(run.code == Some(1) && run.err.contains("ends early"), "{}", run.err);
+    assert_eq!(String::from_utf8(run.out).unwrap().lines().count(), 1);
 }
 
 #[test]

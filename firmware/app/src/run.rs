@@ -264,6 +264,9 @@ fn answer<B: Board, S: Source>(
                 None => console.say(format_args!("no plan; {have} bytes of memory")),
                 Some((model, running)) => tell_plan(console, model, &running.options, have),
             },
+            Command::Save(_) | Command::Load(_) => {
+                console.error("a board keeps no texts; on a PC, gptrickle repl does");
+            }
             Command::Check => check(console),
             Command::Help => {
                 for (usage, meaning) in HELP {
@@ -529,6 +532,13 @@ mod tests {
         let out = with_micro(1 << 20, &std::format!(":max 2\n{}\nshort", "long ".repeat(40)));
         assert!(out.contains("positions are left"), "{out}");
         assert_eq!(out.matches("# text: ").count(), 1);
+    }
+
+    #[test]
+    fn a_board_keeps_no_texts_and_says_who_does() {
+        let out = with_micro(1 << 20, ":save a\n:load a\n:max 2\nA");
+        assert_eq!(out.matches("error: a board keeps no texts; on a PC, gptrickle repl does").count(), 2, "{out}");
+        assert!(out.contains("# text: "), "{out}");
     }
 
     #[test]

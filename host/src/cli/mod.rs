@@ -9,15 +9,21 @@ mod generate;
 mod head_agreement;
 mod importance;
 mod inspect;
+mod interrupt;
 mod logits;
 mod model;
 mod perplexity;
 mod plan;
 mod quantize;
+mod repl;
+mod sampling;
+mod saved;
 mod sequence;
+mod suggest;
 mod synth;
 mod tokenize;
 mod verify;
+mod writing;
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -39,6 +45,8 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate -m distilgpt2.Q4_K_M.gguf \"The quick brown fox\" -n 40
+  gptrickle suggest \"The cat sat on\"
+  gptrickle repl
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle inspect -m model.gguf
@@ -56,6 +64,8 @@ Without -m, the built-in demo model is used: it writes short, simple stories.";
 #[derive(Debug, Subcommand)]
 enum Verb {
     Generate(generate::Args),
+    Suggest(suggest::Args),
+    Repl(repl::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     HeadAgreement(head_agreement::Args),
@@ -74,6 +84,8 @@ enum Verb {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Generate(args) => generate::run(args),
+        Verb::Suggest(args) => suggest::run(args),
+        Verb::Repl(args) => repl::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),

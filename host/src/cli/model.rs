@@ -7,13 +7,14 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use gptrickle_core::arena::ALIGN;
-use gptrickle_core::generate::Model;
+use gptrickle_core::generate::{self, Model, Session};
 use gptrickle_core::gpt2::{Config, Head, KvFormat, Options};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::Kernel;
 use gptrickle_core::source::{Counting, Source};
 use gptrickle_core::tokenizer::{self, Control, Token, Tokenizer};
 
+use super::note;
 use crate::source::throttled::Throttle;
 use crate::source::{Buffering, DEMO, ModelFile};
 use crate::threads::Threads;
@@ -106,6 +107,24 @@ pub(super) struct Opened {
     pub(super) model: Model,
     /// What people call it.
     pub(super) name: String,
+}
+
+impl Opened {
+    /// Says which model it is, and the memory that a session takes.
+    pub(super) fn describe(&self, options: &generate::Options, arena_bytes: usize) {
+        let config = &self.model.header.config;
+        note(format_args!(
+            "{}: GPT-2, {} layers, {} heads, {} wide, {} tokens; context {} of {}, {} of memory",
+            self.name,
+            config.n_layer,
+            config.n_head,
+            config.n_embd,
+            config.n_vocab,
+            options.state.context,
+            config.n_ctx,
+            ByteSize::b(arena_bytes as u64),
+        ));
+    }
 }
 
 impl ModelArgs {
@@ -256,6 +275,22 @@ pub(super) fn memory(bytes: usize) -> anyhow::Result<Vec<u8>> {
         format!("{} of memory are needed: use a smaller --context, --batch or --kv", ByteSize::b(bytes as u64))
     })?;
     Ok(vec![0; bytes])
+}
+
+/// Adds `text` to the session's, with memory for words of any length, and says how many tokens that is.
+pub(super) fn push_text(
+    session: &mut Session,
+    src: &mut impl Source,
+    text: &[u8],
+    control: Control,
+) -> anyhow::Result<usize> {
+    let prefix = session.tokenizer().vocabulary().prefix().filter(|_| session.tokens().len() == 0);
+    let mut tokens: Vec<Token> = prefix.into_iter().collect();
+    tokens.extend(encode(session.tokenizer(), src, text, control)?);
+    if !tokens.is_empty() {
+        session.push(&tokens)?;
+    }
+    Ok(tokens.len())
 }
 
 /// The tokens of `text`, with memory for words of any length; none in front or behind.

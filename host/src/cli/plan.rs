@@ -130,7 +130,7 @@ struct Sequences {
 
 /// The arena, in bytes.
 #[derive(Serialize)]
-struct Regions {
+pub(super) struct Regions {
     directory: usize,
     kv: usize,
     activations: usize,
@@ -285,13 +285,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Regions {
-    fn new(plan: &Plan) -> Regions {
+    /// Those of a session.
+    pub(super) fn new(plan: &Plan) -> Regions {
         let gpt2::Plan { weights, kv, activations } = plan.model;
         let Plan { tokenizer, sampler, tokens, .. } = *plan;
         Regions { directory: weights, kv, activations, tokenizer, sampler, tokens }
     }
 
-    fn named(&self) -> [(&'static str, usize); 6] {
+    /// Each with its name, in the order in which they are cut.
+    pub(super) fn named(&self) -> [(&'static str, usize); 6] {
         [
             ("directory of weights", self.directory),
             ("keys and values", self.kv),

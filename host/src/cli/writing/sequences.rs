@@ -1,26 +1,25 @@
 //! Several texts of one prompt: the first that has not ended is shown as it is made, those behind it wait for it.
 
-use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Context;
 use gptrickle_core::generate::{Sequences, Session, StopReason};
-use gptrickle_core::tokenizer::{Control, Flow, TextStream};
+use gptrickle_core::tokenizer::{Flow, TextStream};
 use serde::Serialize;
 
-use super::{INTERRUPTED, Output, Prefill, Run, held_back};
+use super::{Output, Prefill, Run, certain, held_back};
+use crate::cli::interrupt;
 
 /// How a text ended, in the last line of `--json`.
 #[derive(Serialize)]
-pub(super) struct Summary {
-    pub(super) sequence: usize,
+pub(in crate::cli) struct Summary {
+    pub(in crate::cli) sequence: usize,
     /// Alone it is made from this seed.
-    pub(super) seed: u64,
-    pub(super) stop: &'static str,
-    pub(super) new_tokens: usize,
+    pub(in crate::cli) seed: u64,
+    pub(in crate::cli) stop: &'static str,
+    pub(in crate::cli) new_tokens: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) logits_hash: Option<String>,
+    pub(in crate::cli) logits_hash: Option<String>,
 }
 
 /// A text in the making.
@@ -32,24 +31,23 @@ struct Text<'s> {
 }
 
 /// Shows the tokens of all sequences until they have ended.
-pub(super) fn write(run: &mut Run, session: &mut Session, prefill: Prefill) -> anyhow::Result<super::Summary> {
+pub(in crate::cli) fn write(run: &mut Run, session: &mut Session, prefill: Prefill) -> anyhow::Result<super::Summary> {
     let mut sequences = session.sequences().with_context(|| run.name.to_owned())?;
-    let stops: Vec<&str> = run.args.stop.iter().map(String::as_str).collect();
+    let stops: Vec<&str> = run.stops.iter().map(String::as_str).collect();
     let stream = TextStream::new(&stops)?;
     let mut texts: Vec<Text> = (0..sequences.len())
         .map(|i| {
-            let later = (!run.args.json).then(String::new);
-            let output = Output { sequence: Some(i), later, ..Output::new(run.args.json) };
+            let later = (!run.json).then(String::new);
+            let output = Output { sequence: Some(i), later, ..Output::new(run.json) };
             Text { stream: stream.clone(), output, new_tokens: 0, finished: false }
         })
         .collect();
     let passes = sequences.passes();
     let (mut start, mut steps, mut bytes_read) = (Instant::now(), 0, 0);
-    let mut bytes = vec![0; sequences.tokenizer().vocabulary().max_token_bytes()];
     let mut front = 0;
     show_front(&mut texts, &sequences, &mut front)?;
     let result = loop {
-        if INTERRUPTED.load(Ordering::SeqCst) {
+        if interrupt::pressed() {
             (0..texts.len()).for_each(|i| sequences.stop(i, StopReason::Interrupted));
         }
         let before = run.src.inner().bytes();
@@ -65,12 +63,7 @@ pub(super) fn write(run: &mut Run, session: &mut Session, prefill: Prefill) -> a
             Ok(Some((i, token))) => {
                 let text = &mut texts[i];
                 text.new_tokens += 1;
-                let len = sequences.tokenizer().decode(run.src, token, Control::Ignore, &mut bytes)?;
-                let mut part = String::new();
-                let Ok(flow) = text.stream.push(&bytes[..len], |piece| {
-                    part.push_str(piece);
-                    Ok::<(), Infallible>(())
-                });
+                let (part, flow) = certain(sequences.tokenizer(), run.src, token, &mut text.stream)?;
                 text.output.token(token, part, held_back(text.stream.clone()).is_empty())?;
                 if let Flow::Stopped { .. } = flow {
                     sequences.stop(i, StopReason::StopString);
