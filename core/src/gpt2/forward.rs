@@ -4,12 +4,12 @@ use core::iter::empty;
 use core::ops::Range;
 
 use crate::ops::{self, Matrix, ROWS, Scratch};
-use crate::quant::{Kernel, Task, dot_f32};
+use crate::quant::Kernel;
 use crate::source::Source;
 
+use super::attention::Attend;
 use super::config::Config;
 use super::error::Error;
-use super::kv::Kv;
 use super::state::State;
 use super::weights::{ATTN_OUTPUT, ATTN_QKV, FFN_DOWN, FFN_UP, Linear, Norm, OUTPUT, Role, Weights};
 
@@ -87,7 +87,7 @@ fn pass<S: Source>(
     weights: &Weights,
     state: &mut State,
     tokens: impl ExactSizeIterator<Item = u32>,
-    place: impl Fn(usize) -> (usize, usize),
+    place: impl Fn(usize) -> (usize, usize) + Sync,
     head: bool,
     mut watch: impl FnMut(Role, &[f32]),
 ) -> Result<(), Error> {
@@ -116,16 +116,15 @@ fn pass<S: Source>(
         watch(Role::of_layer(l, ATTN_QKV), h);
         let qkv = &mut state.wide[..n * 3 * n_embd];
         linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
-        for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
+        for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
             let (sequence, position) = place(i);
-            let row = |position| layout.row(sequence, position);
-            let (q, kv) = qkv.split_at(n_embd);
-            let (k, v) = kv.split_at(n_embd);
-            let scores = &mut state.scores[..=position];
-            state.kv.store(l, row(position), k, v);
-            let kv = &mut state.kv;
-            kernel.run(Attend { kv, row, layer: l, head_dim: config.head_dim(), q, scores, out: h });
+            let (key, value) = qkv[n_embd..].split_at(n_embd);
+            state.kv.store(kernel, l, layout.row(sequence, position), key, value);
         }
+        let (kv, place, scores, parts) = (&state.kv, &place, &mut *state.scores, state.parts);
+        let (positions, heads) = (0..n, 0..config.n_head);
+        Attend { kv, layout, layer: l, place, positions, heads, qkv, scores, out: h }
+            .share(&state.scratch.engine, parts);
         watch(Role::of_layer(l, ATTN_OUTPUT), h);
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
@@ -308,41 +307,6 @@ fn linear<S: Source>(
     ops::matmul(src, &layer.weight, next.clone(), x, y, scratch)?;
     next.next();
     Ok(ops::add_bias(src, &layer.bias, next.clone(), y)?)
-}
-
-/// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
-struct Attend<'a, 'b, R> {
-    kv: &'a mut Kv<'b>,
-    row: R, // where a position's key and value lie
-    layer: usize,
-    head_dim: usize,
-    q: &'a [f32],          // (n_embd)
-    scores: &'a mut [f32], // to each position
-    out: &'a mut [f32],    // (n_embd)
-}
-
-impl<R: Fn(usize) -> usize> Task for Attend<'_, '_, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Attend { kv, row, layer, head_dim, q, scores, out } = self;
-        let scale = 1.0 / libm::sqrtf(head_dim as f32);
-        let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
-        for (i, (q, out)) in heads.enumerate() {
-            let head = i * head_dim..(i + 1) * head_dim;
-            for (position, score) in scores.iter_mut().enumerate() {
-                *score = dot_f32(q, kv.key(layer, row(position), &head)) * scale;
-            }
-            ops::softmax(scores);
-            out.fill(0.0);
-            for (position, &weight) in scores.iter().enumerate() {
-                for (out, v) in out.iter_mut().zip(kv.value(layer, row(position), &head)) {
-                    *out += weight * v;
-                }
-            }
-        }
-    }
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

@@ -1,11 +1,13 @@
 //! The KV cache: keys and values of every position so far, in f32, f16, q8_0 or q4_0.
 
 use core::ops::Range;
+use core::slice;
 
 use half::f16;
 
+use super::config::Config;
 use crate::arena::{Arena, TooSmall, bytes_of};
-use crate::quant::{self, GROUP, HALF, half_to_f32};
+use crate::quant::{self, FLOAT_LANES, GROUP, HALF, Kernel, Lanes, LanesTask, half_to_f32};
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,12 +37,9 @@ impl KvFormat {
     }
 }
 
-/// Positions by which reading runs ahead of use: a head's part of each lies apart from the next one's.
-const AHEAD: usize = 16;
-
 /// A stretch of rows (positions of all layers, n_embd), stored as [`KvFormat`] says.
 #[derive(Debug)]
-enum Rows<'a> {
+pub(super) enum Rows<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [u16]),
     Q8_0 {
@@ -72,31 +71,6 @@ impl<'a> Rows<'a> {
             KvFormat::Q8_0 => Rows::Q8_0 { q: arena.take_as_is(n)?, d: arena.take_as_is(n / GROUP)? },
             KvFormat::Q4_0 => Rows::Q4_0 { q: arena.take_as_is(n / 2)?, d: arena.take_as_is(n / GROUP)? },
         })
-    }
-
-    /// Stores a row, which starts at value `at`.
-    fn store(&mut self, at: usize, row: &[f32]) {
-        match self {
-            Rows::F32(values) => values[at..][..row.len()].copy_from_slice(row),
-            Rows::F16(values) => {
-                for (value, x) in values[at..].iter_mut().zip(row) {
-                    *value = f16::from_f32(*x).to_bits();
-                }
-            }
-            Rows::Q8_0 { q, d } => {
-                for (i, x) in row.chunks_exact(GROUP).enumerate() {
-                    let at = at + i * GROUP;
-                    let d = &mut d[at / GROUP..][..1];
-                    quant::quantize(x, &mut q[at..][..GROUP], d, &mut [0; GROUP / HALF]);
-                }
-            }
-            Rows::Q4_0 { q, d } => {
-                let groups = q[at / 2..].chunks_exact_mut(HALF).zip(&mut d[at / GROUP..]);
-                for ((q, d), x) in groups.zip(row.chunks_exact(GROUP)) {
-                    *d = quantize_nibbles(x, q);
-                }
-            }
-        }
     }
 
     fn format(&self) -> KvFormat {
@@ -149,52 +123,118 @@ impl<'a> Rows<'a> {
             }
         }
     }
+}
+
+/// Values, as they are stored.
+pub(super) trait Stored: Copy {
+    /// So many values as f32, at most as many as there are lanes, and zeros behind them.
+    fn piece<L: Lanes>(self, lanes: L, at: usize, len: usize) -> L::Floats;
 
     /// Asks for values that will be read soon.
+    fn prefetch(self, at: Range<usize>);
+}
+
+impl Stored for &[f32] {
     #[inline(always)]
-    fn prefetch(&self, at: Range<usize>) {
+    fn piece<L: Lanes>(self, lanes: L, at: usize, len: usize) -> L::Floats {
+        match self[at..].first_chunk() {
+            Some(values) if len >= FLOAT_LANES => lanes.load(values),
+            _ => lanes.load(&filled_up(&self[at..at + len])),
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: Range<usize>) {
+        quant::prefetch(self.get(at).unwrap_or(&[]));
+    }
+}
+
+impl Stored for &Rows<'_> {
+    #[inline(always)]
+    fn piece<L: Lanes>(self, lanes: L, at: usize, len: usize) -> L::Floats {
         match self {
-            Rows::F32(values) => quant::prefetch(values.get(at).unwrap_or(&[])),
+            Rows::F32(values) => values.piece(lanes, at, len),
+            Rows::F16(values) if len >= FLOAT_LANES => {
+                lanes.load_halves(values[at..].first_chunk().unwrap_or(&[0; FLOAT_LANES]))
+            }
+            Rows::Q8_0 { q, d } if len >= FLOAT_LANES && at.is_multiple_of(FLOAT_LANES) => {
+                let codes = q[at..].first_chunk().unwrap_or(&[0; FLOAT_LANES]);
+                lanes.mul(lanes.load_codes(codes), lanes.all(d[at / GROUP]))
+            }
+            _ => lanes.load(&one_by_one(self, at, len)),
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: Range<usize>) {
+        match self {
+            Rows::F32(values) => values.prefetch(at),
             Rows::F16(values) => quant::prefetch(values.get(at).unwrap_or(&[])),
             Rows::Q8_0 { q, .. } => quant::prefetch(q.get(at).unwrap_or(&[])),
             Rows::Q4_0 { q, .. } => quant::prefetch(q.get(at.start / 2..at.end / 2).unwrap_or(&[])),
         }
     }
+}
 
-    /// Lends values as f32, through `buffer` where they are stored otherwise.
+/// [`Stored::piece`] where a head begins amid a group, or ends amid the lanes.
+fn one_by_one(rows: &Rows, at: usize, len: usize) -> [f32; FLOAT_LANES] {
+    let mut values = [0.0; FLOAT_LANES];
+    for (value, i) in values.iter_mut().zip(at..at + len) {
+        *value = match rows {
+            Rows::F32(values) => values[i],
+            Rows::F16(values) => half_to_f32(values[i]),
+            Rows::Q8_0 { q, d } => f32::from(q[i]) * d[i / GROUP],
+            Rows::Q4_0 { q, d } => {
+                let byte = q[i / GROUP * HALF + i % HALF];
+                let code = (byte >> (i % GROUP / HALF * 4) & 15) as i8 - 8;
+                f32::from(code) * half_to_f32(d[i / GROUP])
+            }
+        };
+    }
+    values
+}
+
+/// The values, and zeros after them: they change no sum.
+#[cold]
+pub(super) fn filled_up(values: &[f32]) -> [f32; FLOAT_LANES] {
+    let mut all = [0.0; FLOAT_LANES];
+    all.iter_mut().zip(values).for_each(|(all, &value)| *all = value);
+    all
+}
+
+/// Stores a row, which starts at value `at`.
+struct Store<'r, 'a> {
+    rows: &'r mut Rows<'a>,
+    at: usize,
+    row: &'r [f32], // (n_embd): whole groups
+}
+
+impl LanesTask for Store<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    fn values<'b>(&'b self, at: Range<usize>, buffer: &'b mut [f32]) -> &'b [f32] {
-        let buffer = &mut buffer[..at.len()];
-        match self {
-            Rows::F32(values) => return &values[at],
+    fn run<L: Lanes>(self, lanes: L) {
+        let Store { rows, at, row } = self;
+        match rows {
+            Rows::F32(values) => values[at..][..row.len()].copy_from_slice(row),
             Rows::F16(values) => {
-                for (x, &bits) in buffer.iter_mut().zip(&values[at]) {
-                    *x = half_to_f32(bits);
+                for (values, x) in values[at..].as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
+                    *values = lanes.to_halves(lanes.load(x));
                 }
             }
             Rows::Q8_0 { q, d } => {
-                // A head may begin amid a group.
-                let whole = at.start.is_multiple_of(GROUP);
-                let scales = &d[at.start / GROUP..];
-                if whole {
-                    for ((x, q), d) in buffer.chunks_mut(GROUP).zip(q[at].chunks(GROUP)).zip(scales) {
-                        x.iter_mut().zip(q).for_each(|(x, &q)| *x = f32::from(q) * d);
-                    }
-                } else {
-                    for (x, i) in buffer.iter_mut().zip(at) {
-                        *x = f32::from(q[i]) * d[i / GROUP];
-                    }
+                let (q, d) = (&mut q[at..][..row.len()], &mut d[at / GROUP..][..row.len() / GROUP]);
+                for ((x, q), d) in row.chunks_exact(GROUP).zip(q.chunks_exact_mut(GROUP)).zip(d) {
+                    quant::quantize(x, q, slice::from_mut(d), &mut [0; GROUP / HALF]);
                 }
             }
             Rows::Q4_0 { q, d } => {
-                for (x, i) in buffer.iter_mut().zip(at) {
-                    let byte = q[i / GROUP * HALF + i % HALF];
-                    let code = (byte >> (i % GROUP / HALF * 4) & 15) as i8 - 8;
-                    *x = f32::from(code) * half_to_f32(d[i / GROUP]);
+                let groups = q[at / 2..].chunks_exact_mut(HALF).zip(&mut d[at / GROUP..]);
+                for ((q, d), x) in groups.zip(row.chunks_exact(GROUP)) {
+                    *d = quantize_nibbles(x, q);
                 }
             }
         }
-        buffer
     }
 }
 
@@ -244,6 +284,15 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The rows of a sequence's first `n` positions, in order: those that all share, then its own.
+    pub(super) fn rows(&self, sequence: usize, n: usize) -> [Range<usize>; 2] {
+        if sequence == 0 {
+            return [0..n, 0..0];
+        }
+        let own = self.row(sequence, self.shared);
+        [0..n.min(self.shared), own..own + n.saturating_sub(self.shared)]
+    }
+
     /// The row of a sequence's position.
     pub fn row(&self, sequence: usize, position: usize) -> usize {
         match (sequence.checked_sub(1), position.checked_sub(self.shared)) {
@@ -256,55 +305,57 @@ impl Layout {
 /// Keys and values of every layer and position, in rows: see [`Layout`].
 #[derive(Debug)]
 pub(super) struct Kv<'a> {
-    keys: Rows<'a>,   // (n_layer, n_rows, n_embd)
-    values: Rows<'a>, // (n_layer, n_rows, n_embd)
-    /// One head's key or value, decoded (head_dim).
-    head: &'a mut [f32],
+    rows: Rows<'a>, // (keys and values, n_layer, n_rows, n_embd)
+    n_layer: usize,
     n_rows: usize,
-    n_embd: usize,
+    pub(super) n_embd: usize,
+    pub(super) head_dim: usize,
 }
 
 impl<'a> Kv<'a> {
-    pub(super) const fn bytes(
-        format: KvFormat,
-        n_layer: usize,
-        n_rows: usize,
-        n_embd: usize,
-        head_dim: usize,
-    ) -> usize {
-        let rows = Rows::bytes(format, n_layer.saturating_mul(n_rows).saturating_mul(n_embd));
-        rows.saturating_mul(2).saturating_add(bytes_of::<f32>(head_dim))
+    /// Values of all keys and values.
+    fn len(config: &Config, n_rows: usize) -> usize {
+        config.n_layer.saturating_mul(n_rows).saturating_mul(config.n_embd).saturating_mul(2)
+    }
+
+    pub(super) fn bytes(format: KvFormat, config: &Config, n_rows: usize) -> usize {
+        Rows::bytes(format, Kv::len(config, n_rows))
     }
 
     pub(super) fn take(
         format: KvFormat,
-        n_layer: usize,
+        config: &Config,
         n_rows: usize,
-        n_embd: usize,
-        head_dim: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, TooSmall> {
-        let n = n_layer.saturating_mul(n_rows).saturating_mul(n_embd);
-        Ok(Kv {
-            keys: Rows::take(format, n, arena)?,
-            values: Rows::take(format, n, arena)?,
-            head: arena.take(head_dim)?,
-            n_rows,
-            n_embd,
-        })
+        let rows = Rows::take(format, Kv::len(config, n_rows), arena)?;
+        Ok(Kv { rows, n_layer: config.n_layer, n_rows, n_embd: config.n_embd, head_dim: config.head_dim() })
     }
 
-    fn at(&self, layer: usize, row: usize) -> usize {
-        (layer * self.n_rows + row) * self.n_embd
+    /// Where a head's part of a row's key begins.
+    #[inline(always)]
+    pub(super) fn key(&self, layer: usize, row: usize, head: usize) -> usize {
+        (layer * self.n_rows + row) * self.n_embd + head * self.head_dim
+    }
+
+    /// Where a head's part of a row's value begins.
+    #[inline(always)]
+    pub(super) fn value(&self, layer: usize, row: usize, head: usize) -> usize {
+        self.key(self.n_layer + layer, row, head)
+    }
+
+    /// How keys and values are stored.
+    pub(super) fn rows(&self) -> &Rows<'a> {
+        &self.rows
     }
 
     pub(super) fn format(&self) -> KvFormat {
-        self.keys.format()
+        self.rows.format()
     }
 
     /// Bytes of one row's key or value in one layer, as [`save`](Kv::save) hands them on.
     pub(super) fn row_bytes(&self) -> usize {
-        self.keys.row_bytes(self.n_embd)
+        self.rows.row_bytes(self.n_embd)
     }
 
     /// Hands on the key and the value of a row as they are stored, little-endian.
@@ -314,9 +365,10 @@ impl<'a> Kv<'a> {
         row: usize,
         sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let at = self.at(layer, row);
-        self.keys.save(at..at + self.n_embd, sink)?;
-        self.values.save(at..at + self.n_embd, sink)
+        for at in [self.key(layer, row, 0), self.value(layer, row, 0)] {
+            self.rows.save(at..at + self.n_embd, sink)?;
+        }
+        Ok(())
     }
 
     /// Takes back what [`save`](Kv::save) handed on.
@@ -326,33 +378,17 @@ impl<'a> Kv<'a> {
         row: usize,
         read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let at = self.at(layer, row);
-        self.keys.restore(at..at + self.n_embd, read)?;
-        self.values.restore(at..at + self.n_embd, read)
+        for at in [self.key(layer, row, 0), self.value(layer, row, 0)] {
+            self.rows.restore(at..at + self.n_embd, read)?;
+        }
+        Ok(())
     }
 
     /// Stores the key and the value (n_embd) of a row.
-    pub(super) fn store(&mut self, layer: usize, row: usize, key: &[f32], value: &[f32]) {
-        let at = self.at(layer, row);
-        self.keys.store(at, key);
-        self.values.store(at, value);
-    }
-
-    /// One head's key of a row.
-    #[inline(always)]
-    pub(super) fn key(&mut self, layer: usize, row: usize, head: &Range<usize>) -> &[f32] {
-        let at = self.at(layer, row);
-        let ahead = at + AHEAD * self.n_embd;
-        self.keys.prefetch(ahead + head.start..ahead + head.end);
-        self.keys.values(at + head.start..at + head.end, self.head)
-    }
-
-    /// One head's value of a row.
-    #[inline(always)]
-    pub(super) fn value(&mut self, layer: usize, row: usize, head: &Range<usize>) -> &[f32] {
-        let at = self.at(layer, row);
-        let ahead = at + AHEAD * self.n_embd;
-        self.values.prefetch(ahead + head.start..ahead + head.end);
-        self.values.values(at + head.start..at + head.end, self.head)
+    pub(super) fn store(&mut self, kernel: Kernel, layer: usize, row: usize, key: &[f32], value: &[f32]) {
+        let (key_at, value_at) = (self.key(layer, row, 0), self.value(layer, row, 0));
+        let rows = &mut self.rows;
+        kernel.run_lanes(Store { rows, at: key_at, row: key });
+        kernel.run_lanes(Store { rows, at: value_at, row: value });
     }
 }

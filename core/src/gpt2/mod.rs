@@ -5,6 +5,7 @@
 //! several, and [`logits`] the head over what it left, or [`draft_logits`] and [`rescore`] in two stages.
 //! Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019; OpenAI's `gpt-2/src/model.py`.
 
+mod attention;
 mod config;
 mod error;
 mod forward;

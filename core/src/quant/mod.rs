@@ -34,7 +34,7 @@ pub mod trial;
 use core::ops::Range;
 use core::slice;
 
-pub use arch::{Kernel, Task, prefetch};
+pub use arch::{Kernel, Lanes, LanesTask, Task, prefetch};
 
 /// Activations that share one scale.
 pub const GROUP: usize = 32;

@@ -7,11 +7,14 @@
 mod aarch64;
 #[cfg(arm_dsp)]
 mod arm_dsp;
+mod lanes;
 #[cfg(arm_mve)]
 mod mve;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use self::lanes::Portable;
+pub use self::lanes::{Lanes, LanesTask};
 use super::{Batch, Format, generic};
 
 /// A set of kernels.
@@ -176,6 +179,18 @@ impl Kernel {
             Isa::ArmDsp => task.run(),
             #[cfg(arm_mve)]
             Isa::Mve => task.run(),
+        }
+    }
+
+    /// Runs code that is written once for all lanes, with those of this kernel.
+    #[inline(always)]
+    pub fn run_lanes<T: LanesTask>(self, task: T) -> T::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::run_lanes_avx2(self, task),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::run_lanes_avx512(self, task),
+            _ => self.run(|| task.run(Portable)),
         }
     }
 

@@ -187,6 +187,31 @@ impl Wide for Avx2 {
         }
         fn add_floats([a, b]: Floats, [c, d]: Floats) -> Floats { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] }
         fn mul_floats([a, b]: Floats, [c, d]: Floats) -> Floats { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
+        fn sum_four(v: [Floats; 4]) -> [f32; 4] {
+            let [a, b, c, d] = each!(v in v[0], v[1], v[2], v[3] => _mm256_add_ps(v[0], v[1]));
+            // 16 bytes each: a and b, c and d.
+            let [ab, cd] = each!(v in (a, b), (c, d) => {
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(v.0, v.1), _mm256_permute2f128_ps::<0x31>(v.0, v.1))
+            });
+            // Two numbers each: a and c, b and d.
+            let pairs = _mm256_add_ps(_mm256_shuffle_ps::<0b01_00_01_00>(ab, cd), _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd));
+            let sums = _mm256_add_ps(pairs, _mm256_shuffle_ps::<0b11_11_01_01>(pairs, pairs));
+            let mut out = [0.0; 8];
+            // SAFETY: 8 floats have room in 8 floats.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sums) };
+            [out[0], out[4], out[2], out[6]]
+        }
+        fn to_halves(v: Floats) -> [u16; WIDE] {
+            let [a, b] = each!(v in v[0], v[1] => _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
+            let mut out = [0; WIDE];
+            // SAFETY: 16 numbers of 16 bits are 32 bytes.
+            unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_set_m128i(b, a)) };
+            out
+        }
+        fn codes(v: &[i8; WIDE]) -> Floats {
+            let v = load_16(bytemuck::cast_slice(v), 0);
+            each!(v in v, _mm_unpackhi_epi64(v, v) => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)))
+        }
         fn f32s(v: &[u8; 64]) -> Floats {
             [_mm256_castsi256_ps(load_32(v, 0)), _mm256_castsi256_ps(load_32(v, 32))]
         }

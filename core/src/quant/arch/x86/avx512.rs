@@ -202,7 +202,7 @@ pub(super) fn few<U: Arrange, const MOST: usize>(
             let slabs = each!(r in 0, 1, 2, 3 => &rows[r][i * U::BYTES..][..U::BYTES]);
             for slab in slabs {
                 for at in (0..U::BYTES).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(slab.as_ptr().wrapping_add(AHEAD + at).cast());
+                    _mm_prefetch::<_MM_HINT_NTA>(slab.as_ptr().wrapping_add(AHEAD + at).cast());
                 }
             }
             add_slab::<U, MOST>(slabs, columns, i, &mut sums);
@@ -398,6 +398,33 @@ impl Wide for Avx512 {
         }
         fn add_floats(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn mul_floats(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+            // 32 bytes each: a and b, c and d.
+            let [ab, cd] = each!(v in (a, b), (c, d) => _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(v.0, v.1),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(v.0, v.1),
+            ));
+            // 16 bytes each.
+            let fours = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+            );
+            let pairs = _mm512_add_ps(fours, _mm512_permute_ps::<0b11_10_11_10>(fours));
+            let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_01_01_01>(pairs));
+            let mut out = [0.0; 16];
+            // SAFETY: 16 floats have room in 16 floats.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+            [out[0], out[4], out[8], out[12]]
+        }
+        fn to_halves(v: __m512) -> [u16; WIDE] {
+            let mut out = [0; WIDE];
+            // SAFETY: 16 numbers of 16 bits are 32 bytes.
+            unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) };
+            out
+        }
+        fn codes(v: &[i8; WIDE]) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(bytemuck::cast_slice(v), 0)))
+        }
         fn f32s(v: &[u8; 64]) -> __m512 {
             _mm512_castsi512_ps(load_64(v, 0))
         }

@@ -58,6 +58,12 @@ pub(super) trait Wide {
     unsafe fn store(v: Self::Floats, to: &mut [f32; WIDE]);
     unsafe fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     unsafe fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The 16 of each added up, as [`sum_lanes`] does it.
+    unsafe fn sum_four(v: [Self::Floats; 4]) -> [f32; 4];
+    /// The bits of the nearest f16 of each.
+    unsafe fn to_halves(v: Self::Floats) -> [u16; WIDE];
+    /// 16 signed bytes.
+    unsafe fn codes(v: &[i8; WIDE]) -> Self::Floats;
     /// 16 weights of F32.
     unsafe fn f32s(v: &[u8; 64]) -> Self::Floats;
     /// 16 weights of F16.

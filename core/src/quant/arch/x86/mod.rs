@@ -22,12 +22,14 @@ mod slab;
 mod unpack;
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, _MM_HINT_T0, _mm_prefetch, _xgetbv};
+use core::marker::PhantomData;
 
 use self::avx2::Avx2;
 use self::avx512::{Arrange, Avx512};
 use self::many::{Bf16, F16, F32, Floats, WIDE, Wide, floats, many};
 use self::unpack::{Iq4_Nl, Iq4_Xs, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Unpack};
-use super::{Batch, Format, Isa, Kernel, Task};
+use super::{Batch, Format, Isa, Kernel, Lanes, LanesTask, Task};
+use crate::quant::FLOAT_LANES;
 
 /// Bits of CPUID leaf 1, ECX.
 const FMA_OSXSAVE_AVX_F16C: u32 = 1 << 12 | 1 << 27 | 1 << 28 | 1 << 29;
@@ -71,10 +73,11 @@ pub(super) fn has_avx512() -> bool {
     has_avx2() && ebx & AVX512 == AVX512 && ecx & VBMI_VNNI == VBMI_VNNI && xcr0 & ZMM == ZMM
 }
 
-/// [`super::prefetch`]: every line of the cache that begins in them.
+/// [`super::prefetch`]: every line of the cache that they touch.
 #[inline(always)]
 pub(super) fn prefetch<T>(values: &[T]) {
-    for at in (0..size_of_val(values)).step_by(64) {
+    let before = values.as_ptr().addr() % 64;
+    for at in (0..size_of_val(values) + before).step_by(64) {
         // SAFETY: every processor of this architecture has the instruction, which takes any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(at)) };
     }
@@ -98,6 +101,106 @@ pub(super) fn run_avx512<T: Task>(kernel: Kernel, task: T) -> T::Output {
     #[target_feature(enable = "avx,avx2,bmi1,bmi2,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
     fn inner<T: Task>(task: T) -> T::Output {
         task.run()
+    }
+    debug_assert!(kernel == Kernel(Isa::Avx512));
+    // SAFETY: a kernel of this kind exists only where `has_avx512` said so.
+    unsafe { inner(task) }
+}
+
+/// The lanes of a float product in vectors of an instruction set.
+struct X86Lanes<W>(PhantomData<W>);
+
+impl<W> Clone for X86Lanes<W> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for X86Lanes<W> {}
+
+impl<W: Wide> X86Lanes<W> {
+    /// # Safety
+    /// The processor runs the instructions of `W`.
+    #[inline(always)]
+    unsafe fn new() -> Self {
+        X86Lanes(PhantomData)
+    }
+}
+
+// SAFETY, of each block: the instructions of `W` are there, said who made this.
+impl<W: Wide> Lanes for X86Lanes<W> {
+    type Floats = W::Floats;
+    const ROOMY: bool = true;
+
+    #[inline(always)]
+    fn load(self, values: &[f32; FLOAT_LANES]) -> W::Floats {
+        unsafe { W::floats(values) }
+    }
+
+    #[inline(always)]
+    fn load_halves(self, halves: &[u16; FLOAT_LANES]) -> W::Floats {
+        unsafe { W::f16s(bytemuck::cast_ref(halves)) }
+    }
+
+    #[inline(always)]
+    fn to_halves(self, v: W::Floats) -> [u16; FLOAT_LANES] {
+        unsafe { W::to_halves(v) }
+    }
+
+    #[inline(always)]
+    fn all(self, value: f32) -> W::Floats {
+        unsafe { W::all_floats(value) }
+    }
+
+    #[inline(always)]
+    fn load_codes(self, codes: &[i8; FLOAT_LANES]) -> W::Floats {
+        unsafe { W::codes(codes) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: W::Floats, b: W::Floats) -> W::Floats {
+        unsafe { W::mul_floats(a, b) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: W::Floats, b: W::Floats) -> W::Floats {
+        unsafe { W::add_floats(a, b) }
+    }
+
+    #[inline(always)]
+    fn values(self, v: W::Floats) -> [f32; FLOAT_LANES] {
+        let mut values = [0.0; FLOAT_LANES];
+        unsafe { W::store(v, &mut values) };
+        values
+    }
+
+    #[inline(always)]
+    fn sum_four(self, v: [W::Floats; 4]) -> [f32; 4] {
+        unsafe { W::sum_four(v) }
+    }
+}
+
+/// [`Kernel::run_lanes`] with AVX2.
+#[inline(always)]
+pub(super) fn run_lanes_avx2<T: LanesTask>(kernel: Kernel, task: T) -> T::Output {
+    #[target_feature(enable = "avx,avx2,bmi1,bmi2,f16c")]
+    fn inner<T: LanesTask>(task: T) -> T::Output {
+        // SAFETY: this function has those instructions.
+        task.run(unsafe { X86Lanes::<Avx2>::new() })
+    }
+    debug_assert!(kernel == Kernel(Isa::Avx2));
+    // SAFETY: a kernel of this kind exists only where `has_avx2` said so.
+    unsafe { inner(task) }
+}
+
+/// [`Kernel::run_lanes`] with AVX-512.
+#[inline(always)]
+pub(super) fn run_lanes_avx512<T: LanesTask>(kernel: Kernel, task: T) -> T::Output {
+    #[target_feature(enable = "avx,avx2,bmi1,bmi2,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+    fn inner<T: LanesTask>(task: T) -> T::Output {
+        // SAFETY: this function has those instructions.
+        task.run(unsafe { X86Lanes::<Avx512>::new() })
     }
     debug_assert!(kernel == Kernel(Isa::Avx512));
     // SAFETY: a kernel of this kind exists only where `has_avx512` said so.

@@ -1,0 +1,259 @@
+//! Causal attention: of each position to all up to itself.
+//!
+//! Head by head, `out = softmax(q · kᵀ / √head_dim) · v`. A score is a product of f32 rows, element `i` in lane
+//! `i % FLOAT_LANES`, the lanes added pairwise; values are added position by position. So a position's result has the
+//! same bits however many are computed together, and by whom.
+//!
+//! Together goes what shares its reads: [`TILE`] positions that follow each other take the same keys and values, a
+//! single one takes as many keys at once.
+
+use core::ops::Range;
+
+use super::kv::{Kv, Layout, Rows, Stored, filled_up};
+use crate::ops::{Engine, softmax};
+use crate::quant::{FLOAT_LANES, Lanes, LanesTask};
+
+/// Positions, or keys, that are taken together.
+const TILE: usize = 4;
+
+/// Scores that one who computes attention keeps, in a pass of up to `batch` positions.
+pub(super) fn scores(batch: usize, context: usize) -> usize {
+    batch.clamp(1, TILE).saturating_mul(context)
+}
+
+/// The attention of some positions of a pass, in some heads.
+pub(super) struct Attend<'a, P> {
+    pub(super) kv: &'a Kv<'a>,
+    pub(super) layout: Layout,
+    pub(super) layer: usize,
+    /// The sequence and the position of each of the pass.
+    pub(super) place: &'a P,
+    pub(super) positions: Range<usize>,
+    pub(super) heads: Range<usize>,
+    pub(super) qkv: &'a [f32],        // (B, 3 n_embd)
+    pub(super) scores: &'a mut [f32], // for each part as many as `scores` tells
+    pub(super) out: &'a mut [f32],    // (positions, heads, head_dim)
+}
+
+impl<'a, P: Fn(usize) -> (usize, usize) + Sync> Attend<'a, P> {
+    /// Computes it with the engine, shared out in at most so many `parts` as there is scores for.
+    pub(super) fn share(self, engine: &Engine, parts: usize) {
+        let parts = parts.min(engine.team.parts()).min(self.work() / engine.kernel.least_shared());
+        self.split(engine, parts);
+    }
+
+    fn split(self, engine: &Engine, parts: usize) {
+        let Range { start, end } = self.positions;
+        let Range { start: head, end: heads_end } = self.heads;
+        let (one, first) = (end - start == 1, parts / 2);
+        if parts < 2 || one && heads_end - head == 1 {
+            return engine.kernel.run_lanes(self);
+        }
+        let ([a, b], [a_heads, b_heads]) = if one {
+            let middle = head + ((heads_end - head) * first / parts).max(1);
+            ([start..end, start..end], [head..middle, middle..heads_end])
+        } else {
+            let middle = self.end_of(self.work() / parts * first);
+            ([start..middle, middle..end], [head..heads_end, head..heads_end])
+        };
+        let Attend { kv, layout, layer, place, qkv, scores, out, .. } = self;
+        let (out, b_out) = out.split_at_mut(a.len() * a_heads.len() * kv.head_dim);
+        let (scores, b_scores) = scores.split_at_mut(scores.len() / parts * first);
+        let part = |positions, heads, scores, out| {
+            let part = Attend { kv, layout, layer, place, positions, heads, qkv, scores, out };
+            Some(part)
+        };
+        let (mut a, mut b) = (part(a, a_heads, scores, out), part(b, b_heads, b_scores, b_out));
+        engine.team.join(&mut || a.take().into_iter().for_each(|a| a.split(engine, first)), &mut || {
+            b.take().into_iter().for_each(|b| b.split(engine, parts - first))
+        });
+    }
+
+    /// Multiplications of all positions.
+    fn work(&self) -> usize {
+        self.positions.clone().map(|i| self.work_of(i)).sum()
+    }
+
+    fn work_of(&self, i: usize) -> usize {
+        2 * ((self.place)(i).1 + 1) * self.heads.len() * self.kv.head_dim
+    }
+
+    /// Where the positions end that make so much work: after the first, and before the last.
+    fn end_of(&self, work: usize) -> usize {
+        let mut left = work;
+        let more = |i: &usize| {
+            let before = left;
+            left = left.saturating_sub(self.work_of(*i));
+            before > 0
+        };
+        let n = (self.positions.start..self.positions.end - 1).take_while(more).count();
+        self.positions.start + n.max(1)
+    }
+}
+
+impl<P: Fn(usize) -> (usize, usize)> LanesTask for Attend<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        match self.kv.rows() {
+            Rows::F32(values) if L::ROOMY => self.heads(lanes, &**values),
+            rows => self.heads(lanes, rows),
+        }
+    }
+}
+
+impl<P: Fn(usize) -> (usize, usize)> Attend<'_, P> {
+    #[inline(always)]
+    fn heads<L: Lanes, S: Stored>(self, lanes: L, stored: S) {
+        let Attend { kv, layout, layer, place, positions, heads, qkv, scores, out } = self;
+        let (dim, n, width) = (kv.head_dim, positions.len(), heads.len() * kv.head_dim);
+        for (h, head) in heads.enumerate() {
+            let mut i = 0;
+            while i < n {
+                let (sequence, position) = place(positions.start + i);
+                let follows = |t: usize| place(positions.start + i + t) == (sequence, position + t);
+                let tile = if L::ROOMY && n - i >= TILE && (1..TILE).all(follows) { TILE } else { 1 };
+                let q = &qkv[(positions.start + i) * 3 * kv.n_embd + head * dim..];
+                let scores = &mut scores[..tile * (position + tile)];
+                let out = &mut out[i * width + h * dim..];
+                let head = Head { lanes, kv, stored, layout, layer, sequence, position, head };
+                if tile == TILE {
+                    head.attend::<TILE, 1>(q, scores, out, width);
+                } else if L::ROOMY {
+                    head.attend::<1, TILE>(q, scores, out, width);
+                } else {
+                    head.attend::<1, 1>(q, scores, out, width);
+                }
+                i += tile;
+            }
+        }
+    }
+}
+
+/// One head, of a position and of those that follow it in its tile.
+struct Head<'a, L, S> {
+    lanes: L,
+    kv: &'a Kv<'a>,
+    stored: S,
+    layout: Layout,
+    layer: usize,
+    sequence: usize,
+    position: usize,
+    head: usize,
+}
+
+impl<L: Lanes, S: Stored> Head<'_, L, S> {
+    /// The attention of `Q` positions, queries a row of `qkv` apart, results `width` apart; of one position, `K` keys
+    /// and `K` pieces of a value at once.
+    #[inline(always)]
+    fn attend<const Q: usize, const K: usize>(&self, q: &[f32], scores: &mut [f32], out: &mut [f32], width: usize) {
+        let (n, dim) = (self.position + Q, self.kv.head_dim);
+        let mut j = 0;
+        for rows in self.layout.rows(self.sequence, n) {
+            let together = rows.start + rows.len() / K * K;
+            for row in (rows.start..together).step_by(K) {
+                self.score::<Q, K>(q, row, &mut scores[j..]);
+                j += K;
+            }
+            for row in together..rows.end {
+                self.score::<Q, 1>(q, row, &mut scores[j..]);
+                j += 1;
+            }
+        }
+        let scale = 1.0 / libm::sqrtf(dim as f32);
+        for (t, scores) in scores.chunks_exact_mut(n).enumerate() {
+            let scores = &mut scores[..=self.position + t];
+            scores.iter_mut().for_each(|score| *score *= scale);
+            softmax(scores);
+        }
+        let mut c = 0;
+        while c + K * FLOAT_LANES <= dim {
+            self.mix::<Q, K>(c, scores, out, width);
+            c += K * FLOAT_LANES;
+        }
+        while c < dim {
+            self.mix::<Q, 1>(c, scores, out, width);
+            c += FLOAT_LANES;
+        }
+    }
+
+    /// The products of `K` keys, from `row` on, with each of `Q` queries, whose scores are `position + Q` apart.
+    #[inline(always)]
+    fn score<const Q: usize, const K: usize>(&self, q: &[f32], row: usize, scores: &mut [f32]) {
+        let (lanes, dim, n) = (self.lanes, self.kv.head_dim, self.position + Q);
+        let mut sums = [[lanes.all(0.0); Q]; K];
+        for c in (0..dim).step_by(FLOAT_LANES) {
+            for (k, sums) in sums.iter_mut().enumerate() {
+                let key = self.piece(self.kv.key(self.layer, row + k, self.head), c);
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    let q = &q[t * 3 * self.kv.n_embd..][c..dim];
+                    let query = match q.first_chunk() {
+                        Some(q) => lanes.load(q),
+                        None => lanes.load(&filled_up(q)),
+                    };
+                    *sum = lanes.add(*sum, lanes.mul(query, key));
+                }
+            }
+        }
+        if Q == 1 {
+            // While keys are multiplied, values come, and the other way round.
+            (row..row + K).for_each(|row| self.prefetch(self.kv.value(self.layer, row, self.head)));
+        }
+        if let &[a, b, c, d] = sums.as_flattened() {
+            let sums = lanes.sum_four([a, b, c, d]);
+            (0..TILE).for_each(|i| scores[i % Q * n + i / Q] = sums[i]);
+        } else {
+            scores[0] = lanes.sum(sums[0][0]);
+        }
+    }
+
+    /// Elements `c` and following, `W` pieces, of all values, each value times its weight, added up.
+    #[inline(always)]
+    fn mix<const Q: usize, const W: usize>(&self, c: usize, weights: &[f32], out: &mut [f32], width: usize) {
+        let (lanes, n) = (self.lanes, self.position + Q);
+        let mut sums = [[lanes.all(0.0); W]; Q];
+        let mut j = 0;
+        for rows in self.layout.rows(self.sequence, self.position + 1) {
+            for row in rows {
+                let at = self.kv.value(self.layer, row, self.head);
+                for w in 0..W {
+                    let piece = self.piece(at, c + w * FLOAT_LANES);
+                    for t in 0..Q {
+                        let weight = lanes.all(weights[t * n + j]);
+                        sums[t][w] = lanes.add(sums[t][w], lanes.mul(weight, piece));
+                    }
+                }
+                if Q == 1 {
+                    self.prefetch(self.kv.key(self.layer, row, self.head + 1));
+                }
+                j += 1;
+            }
+        }
+        for t in 0..Q {
+            for w in 0..W {
+                let (c, mut sum) = (c + w * FLOAT_LANES, sums[t][w]);
+                // What a later position of the tile sees besides.
+                for position in self.position + 1..=self.position + t {
+                    let row = self.layout.row(self.sequence, position);
+                    let piece = self.piece(self.kv.value(self.layer, row, self.head), c);
+                    sum = lanes.add(sum, lanes.mul(lanes.all(weights[t * n + position]), piece));
+                }
+                let out = &mut out[t * width..][c..self.kv.head_dim];
+                out.iter_mut().zip(lanes.values(sum)).for_each(|(out, sum)| *out = sum);
+            }
+        }
+    }
+
+    /// A piece, from element `c` on, of the head's part of a key or value, which begins `at`.
+    #[inline(always)]
+    fn piece(&self, at: usize, c: usize) -> L::Floats {
+        self.stored.piece(self.lanes, at + c, FLOAT_LANES.min(self.kv.head_dim - c))
+    }
+
+    /// Asks for a head's part of a key or value.
+    #[inline(always)]
+    fn prefetch(&self, at: usize) {
+        self.stored.prefetch(at..at + self.kv.head_dim);
+    }
+}
