@@ -644,7 +644,7 @@ fn logits_are_the_cores_in_a_numpy_file() {
             let format = if kv == "f32" { KvFormat::F32 } else { KvFormat::Q8_0 };
             let file = fs::read(vector(model)).unwrap();
             let array = npy::read(Path::new(&path));
-            assert_eq!(array.shape.0, ids.len());
+            assert_eq!(array.shape[0], ids.len());
             assert!(array.data == logits(&mut &file[..], &ids, 32, format).unwrap(), "{model} {kv}");
         }
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "the part of a file is left");

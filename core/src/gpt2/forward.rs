@@ -28,10 +28,28 @@ pub fn forward<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
 ) -> Result<(), Error> {
-    forward_watched(src, weights, state, tokens, head, |_, _| ())
+    forward_watched(src, weights, state, tokens, head, |_| ())
 }
 
-/// [`forward`], which shows what each matrix is multiplied with: `watch(matrix, x)`, x as (tokens, columns).
+/// What a pass shows to who watches it, in the order in which it comes about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Seen<'a> {
+    /// The residual stream after so many layers, (tokens, n_embd): 0 are the embeddings.
+    Residual(usize, &'a [f32]),
+    /// What a matrix is multiplied with, (tokens, columns).
+    Input(Role, &'a [f32]),
+    /// How much a head of a layer attends, from the last of these positions, to each of them: shares of 1.
+    Attention {
+        /// Of `n_layer`.
+        layer: usize,
+        /// Of `n_head`.
+        head: usize,
+        /// From position 0 on.
+        weights: &'a [f32],
+    },
+}
+
+/// [`forward`], which shows what it sees on the way; who does not watch pays nothing.
 ///
 /// # Errors
 /// As [`forward`].
@@ -41,7 +59,7 @@ pub fn forward_watched<S: Source>(
     state: &mut State,
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
-    watch: impl FnMut(Role, &[f32]),
+    watch: impl FnMut(Seen),
 ) -> Result<(), Error> {
     let (n, start) = (tokens.len(), state.len);
     let left = state.batch.min(state.context - start);
@@ -76,7 +94,7 @@ pub fn forward_each<S: Source>(
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head, |_, _| ())?;
+    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head, |_| ())?;
     state.len += 1;
     Ok(())
 }
@@ -89,7 +107,7 @@ fn pass<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     place: impl Fn(usize) -> (usize, usize),
     head: bool,
-    mut watch: impl FnMut(Role, &[f32]),
+    mut watch: impl FnMut(Seen),
 ) -> Result<(), Error> {
     let (config, layout, kernel) = (state.config, state.layout, state.scratch.engine.kernel);
     let (n, n_embd) = (tokens.len(), config.n_embd);
@@ -105,6 +123,7 @@ fn pass<S: Source>(
         ops::row(src, &weights.position_embd(), place(i).1, &mut h[..n_embd])?;
         add(x, &h[..n_embd]);
     }
+    watch(Seen::Residual(0, x));
 
     // What the pass still reads; each step takes its own tensors off the front.
     let mut next = weights.pass(head);
@@ -113,7 +132,7 @@ fn pass<S: Source>(
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.attn_norm, &mut next, config.epsilon, h)?;
-        watch(Role::of_layer(l, ATTN_QKV), h);
+        watch(Seen::Input(Role::of_layer(l, ATTN_QKV), h));
         let qkv = &mut state.wide[..n * 3 * n_embd];
         linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
         for (i, (qkv, h)) in qkv.chunks_exact(3 * n_embd).zip(h.chunks_exact_mut(n_embd)).enumerate() {
@@ -124,22 +143,24 @@ fn pass<S: Source>(
             let scores = &mut state.scores[..=position];
             state.kv.store(l, row(position), k, v);
             let kv = &mut state.kv;
-            kernel.run(Attend { kv, row, layer: l, head_dim: config.head_dim(), q, scores, out: h });
+            let watch = |head, weights: &[f32]| watch(Seen::Attention { layer: l, head, weights });
+            kernel.run(Attend { kv, row, layer: l, head_dim: config.head_dim(), q, scores, out: h, watch });
         }
-        watch(Role::of_layer(l, ATTN_OUTPUT), h);
+        watch(Seen::Input(Role::of_layer(l, ATTN_OUTPUT), h));
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
         add(x, projected);
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.ffn_norm, &mut next, config.epsilon, h)?;
-        watch(Role::of_layer(l, FFN_UP), h);
+        watch(Seen::Input(Role::of_layer(l, FFN_UP), h));
         let hidden = &mut state.wide[..n * config.n_ff];
         linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.scratch)?;
         kernel.run(|| ops::gelu(hidden));
-        watch(Role::of_layer(l, FFN_DOWN), hidden);
+        watch(Seen::Input(Role::of_layer(l, FFN_DOWN), hidden));
         linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
         add(x, h);
+        watch(Seen::Residual(l + 1, x));
     }
     Ok(())
 }
@@ -161,7 +182,7 @@ pub fn logits<S: Source>(
     last: Range<usize>,
     sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
-    logits_watched(src, weights, state, last, sink, |_, _| ())
+    logits_watched(src, weights, state, last, sink, |_| ())
 }
 
 /// [`logits`], which shows what the head is multiplied with, as [`forward_watched`] does.
@@ -177,10 +198,10 @@ pub fn logits_watched<S: Source>(
     state: &mut State,
     last: Range<usize>,
     sink: impl FnMut(usize, usize, &[f32]),
-    mut watch: impl FnMut(Role, &[f32]),
+    mut watch: impl FnMut(Seen),
 ) -> Result<(), Error> {
     let n = last.len();
-    watch(OUTPUT, last_norm(src, weights, state, last)?);
+    watch(Seen::Input(OUTPUT, last_norm(src, weights, state, last)?));
     head(src, state, n, &weights.output(), weights.next_pass(), sink)
 }
 
@@ -240,8 +261,15 @@ pub fn rescore<S: Source>(
     Ok(())
 }
 
-/// Normalises the residual stream of some positions into `state.h`.
-fn last_norm<'s, S: Source>(
+/// The residual stream of some positions of the last [`forward`] pass, normalised, (positions, n_embd): what the head is
+/// multiplied with, and the last of the hidden states.
+///
+/// # Errors
+/// The source failed → [`Error::Source`].
+///
+/// # Panics
+/// The range ends past the batch.
+pub fn last_norm<'s, S: Source>(
     src: &mut S,
     weights: &Weights,
     state: &'s mut State,
@@ -311,7 +339,7 @@ fn linear<S: Source>(
 }
 
 /// Causal attention of one position to all up to itself: `out = softmax(q · kᵀ / √head_dim) · v`, head by head.
-struct Attend<'a, 'b, R> {
+struct Attend<'a, 'b, R, W> {
     kv: &'a mut Kv<'b>,
     row: R, // where a position's key and value lie
     layer: usize,
@@ -319,14 +347,15 @@ struct Attend<'a, 'b, R> {
     q: &'a [f32],          // (n_embd)
     scores: &'a mut [f32], // to each position
     out: &'a mut [f32],    // (n_embd)
+    watch: W,              // sees each head's weights
 }
 
-impl<R: Fn(usize) -> usize> Task for Attend<'_, '_, R> {
+impl<R: Fn(usize) -> usize, W: FnMut(usize, &[f32])> Task for Attend<'_, '_, R, W> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Attend { kv, row, layer, head_dim, q, scores, out } = self;
+        let Attend { kv, row, layer, head_dim, q, scores, out, mut watch } = self;
         let scale = 1.0 / libm::sqrtf(head_dim as f32);
         let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
         for (i, (q, out)) in heads.enumerate() {
@@ -335,6 +364,7 @@ impl<R: Fn(usize) -> usize> Task for Attend<'_, '_, R> {
                 *score = dot_f32(q, kv.key(layer, row(position), &head)) * scale;
             }
             ops::softmax(scores);
+            watch(i, scores);
             out.fill(0.0);
             for (position, &weight) in scores.iter().enumerate() {
                 for (out, v) in out.iter_mut().zip(kv.value(layer, row(position), &head)) {

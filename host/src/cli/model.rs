@@ -277,6 +277,15 @@ pub(super) fn memory(bytes: usize) -> anyhow::Result<Vec<u8>> {
     Ok(vec![0; bytes])
 }
 
+/// Zeroes for a result of this shape.
+pub(super) fn floats(shape: &[usize]) -> anyhow::Result<Vec<f32>> {
+    let len = shape.iter().fold(1, |len: usize, &n| len.saturating_mul(n));
+    Vec::<f32>::new().try_reserve_exact(len).with_context(|| {
+        format!("{} of memory are needed: use a shorter text", ByteSize::b((len as u64).saturating_mul(4)))
+    })?;
+    Ok(vec![0.0; len])
+}
+
 /// Adds `text` to the session's, with memory for words of any length, and says how many tokens that is.
 pub(super) fn push_text(
     session: &mut Session,
