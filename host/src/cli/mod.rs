@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it could not be done,
 //! 2 the command line is wrong, 130 interrupted.
 
+mod attention;
 mod bench;
 mod convert;
 mod features;
@@ -53,6 +54,7 @@ const EXAMPLES: &str = "Examples:
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
   gptrickle features \"Once upon a time\" -o features.npy
+  gptrickle attention \"Once upon a time\" -o attention.html
   gptrickle inspect -m model.gguf
   gptrickle head-agreement -m untied.gguf -f story.txt
   gptrickle verify model.gguf
@@ -73,6 +75,7 @@ enum Verb {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Features(features::Args),
+    Attention(attention::Args),
     HeadAgreement(head_agreement::Args),
     Importance(importance::Args),
     Inspect(inspect::Args),
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Features(args) => features::run(args),
+        Verb::Attention(args) => attention::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),
         Verb::Importance(args) => importance::run(args),
         Verb::Inspect(args) => inspect::run(args),
