@@ -1,5 +1,15 @@
 //! gptrickle on the desk: the same core as on a board, fed from files.
 //!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! let mut model = gptrickle::Model::demo()?; // or Model::open("distilgpt2.Q4_K_M.gguf")?
+//! let story = model.generate("Once upon a time").max_new_tokens(60).seed(42).text()?;
+//! println!("Once upon a time{story}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`model`] holds that front door, and `examples/generate.rs` shows a text as it comes about.
 //! [`source`] holds where a model's bytes come from under an operating system, [`threads`] who multiplies them,
 //! [`board`] what a plan needs to know of a board, [`npy`] writes arrays for NumPy, [`bandwidth`] tells what memory gives
 //! one core, and [`cli`] the command line's verbs.
@@ -19,6 +29,7 @@ pub mod encode;
 pub mod gguf_writer;
 pub mod importance;
 pub mod mix;
+pub mod model;
 pub mod npy;
 pub mod output;
 pub mod perplexity;
@@ -27,3 +38,7 @@ pub mod source;
 pub mod synth;
 pub mod threads;
 pub mod verify;
+
+pub use gptrickle_core::generate::StopReason;
+pub use gptrickle_core::sampler::Params;
+pub use model::{Generation, Model};

@@ -163,6 +163,8 @@ fn help_and_version_are_results() {
         &["repl", "--help"],
         &["tokenize", "-h"],
         &["logits", "-h"],
+        &["features", "-h"],
+        &["attention", "-h"],
         &["inspect", "-h"],
         &["plan", "-h"],
         &["head-agreement", "-h"],
@@ -644,7 +646,7 @@ fn logits_are_the_cores_in_a_numpy_file() {
             let format = if kv == "f32" { KvFormat::F32 } else { KvFormat::Q8_0 };
             let file = fs::read(vector(model)).unwrap();
             let array = npy::read(Path::new(&path));
-            assert_eq!(array.shape.0, ids.len());
+            assert_eq!(array.shape[0], ids.len());
             assert!(array.data == logits(&mut &file[..], &ids, 32, format).unwrap(), "{model} {kv}");
         }
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "the part of a file is left");
@@ -667,7 +669,7 @@ fn logits_show_the_ten_likeliest_tokens() {
 #[test]
 fn logits_say_what_they_cannot_do() {
     let folder = Folder::new("no-logits");
-    run(&["logits"]).misuse(&["<TEXT>"]);
+    run(&["logits"]).misuse(&["TEXT"]);
     run(&["logits", "a", "--tokens", "1"]).misuse(&["cannot be used with"]);
     run(&["logits", "a", "--json", "-o", "x"]).misuse(&["cannot be used with"]);
     run(&["logits", ""]).fails(&["the text is empty"]);
@@ -685,6 +687,189 @@ fn logits_say_what_they_cannot_do() {
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
 }
 
+/// A model of the reference vectors with recorded hidden states and attention, and its tokens.
+fn watched(name: &str) -> (String, String) {
+    let file = if name == "micro" { "micro/micro-f32.gguf" } else { "hidden/synth-f32.gguf" };
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
+    let tokens = fs::read_to_string(vectors.join(format!("hidden/{name}.tokens.txt"))).unwrap();
+    (text(&vectors.join(file)).to_owned(), tokens)
+}
+
+fn recorded(name: &str) -> npy::Array {
+    npy::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/hidden").join(name))
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// The numbers in an array of arrays of any depth.
+fn numbers(value: &Value) -> Vec<f32> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(numbers).collect(),
+        value => vec![value.as_f64().unwrap() as f32],
+    }
+}
+
+#[test]
+fn features_are_the_hidden_states_of_transformers() {
+    let folder = Folder::new("features");
+    let out = folder.path("out.npy");
+    for name in ["micro", "synth"] {
+        let (model, tokens) = watched(name);
+        let args = ["features", "-m", &model, "--tokens", &tokens];
+        let features = |more: &[&str]| {
+            assert_eq!(run(&[&args[..], more, &["-o", &out]].concat()).ok(), "");
+            npy::read(Path::new(&out))
+        };
+        let expected = recorded(&format!("{name}.hidden.npy"));
+        let all = features(&["--layer", "all"]);
+        assert_eq!(all.shape, expected.shape);
+        assert!(largest_difference(&all.data, &expected.data) < 1e-3);
+
+        let [layers, n, n_embd] = expected.shape[..] else { panic!("{:?}", expected.shape) };
+        let layer = |i: usize| &all.data[i * n * n_embd..][..n * n_embd];
+        for (asked, i) in [("0", 0), ("1", 1), ("-1", layers - 1), ("-2", layers - 2)] {
+            let one = features(&["--layer", asked, "--batch", "3"]);
+            assert_eq!((&one.shape[..], &one.data[..]), (&[n, n_embd][..], layer(i)), "{asked}");
+        }
+        assert!(features(&[]).data == layer(layers - 1), "the last one is the default");
+
+        let last = features(&["--pool", "last"]);
+        assert_eq!((&last.shape[..], &last.data[..]), (&[n_embd][..], &layer(layers - 1)[(n - 1) * n_embd..]));
+        let mean = features(&["--pool", "mean", "--layer", "all"]);
+        assert_eq!(mean.shape, [layers, n_embd]);
+        for (i, found) in mean.data.iter().enumerate() {
+            let column = layer(i / n_embd).iter().skip(i % n_embd).step_by(n_embd);
+            assert!((found - column.sum::<f32>() / n as f32).abs() < 1e-4, "{i}");
+        }
+
+        // The same numbers, for scripts.
+        for (more, array, depth) in [
+            (&["--layer", "all"][..], &all, 3),
+            (&["--pool", "last"], &last, 1),
+            (&["--pool", "mean", "--layer", "all"], &mean, 2),
+        ] {
+            let json = run(&[&args[..], more, &["--json"]].concat()).json();
+            assert!(numbers(&json["hidden"]) == array.data, "{more:?}");
+            assert_eq!(json["tokens"].as_array().unwrap().len(), n);
+            let inside = std::iter::successors(Some(&json["hidden"]), |value| value.get(0));
+            assert_eq!(inside.count(), depth + 1);
+        }
+    }
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "the part of a file is left");
+}
+
+#[test]
+fn features_show_a_line_a_token() {
+    let table = run(&["features", "Once upon a"]).ok();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[0].ends_with("first of 256 values") && lines[2].contains("\" upon\""), "{table}");
+    let folder = Folder::new("features-text");
+    let file = folder.file("text", b"Once upon a");
+    assert_eq!(run(&["features", "-f", &file]).ok(), table);
+    assert_eq!(run_with_stdin(&["features", "-"], b"Once upon a").ok(), table);
+    assert_eq!(run(&["features", "Once upon a", "--layer", "all", "--pool", "mean"]).ok().lines().count(), 1 + 5);
+    let json = run(&["features", "\u{1f600}", "--json"]).json();
+    assert_eq!(
+        (&json["layers"], &json["pool"], &json["tokens"][0]["bytes"]),
+        (&[4].as_slice().into(), &Value::Null, &true.into())
+    );
+}
+
+#[test]
+fn attention_is_that_of_transformers() {
+    let folder = Folder::new("attention");
+    let out = folder.path("out.npy");
+    for name in ["micro", "synth"] {
+        let (model, tokens) = watched(name);
+        let args = ["attention", "-m", &model, "--tokens", &tokens];
+        assert_eq!(run(&[&args[..], &["-o", &out]].concat()).ok(), "");
+        let (found, expected) = (npy::read(Path::new(&out)), recorded(&format!("{name}.attention.npy")));
+        assert_eq!(found.shape, expected.shape);
+        assert!(largest_difference(&found.data, &expected.data) < 1e-4);
+        let n = found.shape[3];
+        for (i, row) in found.data.chunks_exact(n).enumerate() {
+            let (seen, later) = row.split_at(i % n + 1);
+            assert!((seen.iter().sum::<f32>() - 1.0).abs() < 1e-5 && later.iter().all(|&weight| weight == 0.0), "{i}");
+        }
+        let json = run(&[&args[..], &["--json"]].concat()).json();
+        assert!(numbers(&json["attention"]) == found.data);
+    }
+}
+
+#[test]
+fn an_attention_page_has_it_all_inside() {
+    let folder = Folder::new("attention-page");
+    let out = folder.file("page.html", b"old");
+    // A text that would end the page's script, in tokens of which some are no characters.
+    let run = run(&["attention", "Once </script><!-- \u{1f600}", "-o", &out]);
+    assert_eq!((run.code, &run.err[..]), (Some(0), &*format!("{out}: open it in a browser\n")));
+    let page = fs::read_to_string(&out).unwrap();
+    assert_eq!(page.matches("</script>").count(), 2, "the data's and the page's own");
+    assert!(!page.contains("http://") && !page.contains("https://") && page.contains("default-src 'none'"));
+    let (_, data) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    assert_eq!((&data["layers"], &data["heads"]), (&4.into(), &4.into()));
+    let tokens = data["tokens"].as_array().unwrap();
+    assert_eq!((&tokens[0]["text"], &tokens[0]["token"]), (&"Once".into(), &550.into()));
+    assert!(tokens.last().unwrap()["text"].as_str().unwrap().starts_with("\\x"));
+    let bytes = tokens.len() * (tokens.len() + 1);
+    let weights = data["weights"].as_array().unwrap();
+    assert_eq!(weights.len(), 16);
+    assert!(weights.iter().all(|head| head.as_str().unwrap().len() == bytes.div_ceil(3) * 4));
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
+}
+
+#[test]
+fn features_and_attention_say_what_they_cannot_do() {
+    let folder = Folder::new("no-features");
+    let page = folder.path("a.html");
+    run(&["features"]).misuse(&["TEXT"]);
+    run(&["features", "a", "-f", "b"]).misuse(&["cannot be used with"]);
+    run(&["features", "a", "--json", "-o", "x"]).misuse(&["cannot be used with"]);
+    run(&["features", "a", "--layer", "top"]).misuse(&["--layer", "a number, or all"]);
+    run(&["features", "a", "--pool", "sum"]).misuse(&["--pool", "mean, last"]);
+    run(&["features", "a", "--layer", "5"]).fails(&["--layer 5", "0 to 4"]);
+    run(&["features", "a", "--layer", "-6"]).fails(&["--layer -6", "0 to 4"]);
+    run(&["features", "a", "-f", "none"]).misuse(&["cannot be used with"]);
+    run(&["features", "-f", &folder.path("none")]).fails(&["cannot read", "No such file"]);
+    run(&["attention", "a"]).misuse(&["--output"]);
+    run(&["attention", "a", "-o", "a.png"]).misuse(&["--output", ".html", ".npy"]);
+    for args in [&["features"][..], &["attention", "-o", &page]] {
+        let fails = |more: &[&str], words: &[&str]| run(&[args, more].concat()).fails(words);
+        fails(&[""], &["the text is empty"]);
+        fails(&["--tokens", "1,4096"], &["token 4096"]);
+        fails(&["--tokens", "1,2,3", "--context", "2"], &["3 tokens", "2 positions"]);
+        fails(&[&"cat ".repeat(513)], &["512 positions", "shorter text"]);
+    }
+    run(&["attention", "a", "-o", &folder.path("none/x.html")]).fails(&["cannot write", "none/x.html", "No such file"]);
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+    // A page that no browser would open is refused before the model runs.
+    let wide = folder.path("wide.gguf");
+    run(&["synth", "--shape", "24,32,64,1024,300", "--type", "Q4_0", "--tied", "-o", &wide]).ok();
+    let tokens = "1 ".repeat(1000);
+    run(&["attention", "-m", &wide, "--tokens", &tokens, "-o", &page]).fails(&[
+        "1000 tokens",
+        "MiB",
+        "are the most",
+        ".npy",
+    ]);
+    let run = run(&["attention", "a", "-o", text(&folder.0)]);
+    run.misuse(&["--output"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_page_for_a_full_disk_is_an_error() {
+    let folder = Folder::new("full-page");
+    let full = folder.0.join("full.html");
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    run(&["attention", "a", "-o", text(&full)]).fails(&["cannot write", "full.html", "No space left"]);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_device_is_written_to_and_not_replaced() {
@@ -696,13 +881,22 @@ fn a_device_is_written_to_and_not_replaced() {
         path
     };
     let (full, null) = (link("full"), link("null"));
-    run(&["logits", "a", "-o", text(&full)]).fails(&["cannot write", "No space left"]);
-    assert_eq!(run(&["logits", "a", "-o", text(&null)]).ok(), "");
+    for verb in ["logits", "features"] {
+        run(&[verb, "a", "-o", text(&full)]).fails(&["cannot write", "No space left"]);
+        assert_eq!(run(&[verb, "a", "-o", text(&null)]).ok(), "");
+    }
     assert!(full.is_symlink() && null.is_symlink());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2);
 
     let full = |args: &[&str]| end(command(args).stdout(fs::File::create("/dev/full").unwrap()).spawn().unwrap());
-    for args in [&["tokenize", "a"][..], &["inspect"], &["logits", "a"]] {
+    for args in [
+        &["tokenize", "a"][..],
+        &["inspect"],
+        &["logits", "a"],
+        &["features", "a"],
+        &["features", "a", "--json"],
+        &["attention", "a", "--json"],
+    ] {
         full(args).fails(&["No space left"]);
     }
     let story = full(&["generate", "a", "-n", "2"]);
@@ -1147,23 +1341,25 @@ fn ctrl_c_ends_a_long_prompt() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_leaves_no_half_written_logits() {
-    let folder = Folder::new("interrupted-logits");
+fn ctrl_c_leaves_no_half_written_array() {
+    let folder = Folder::new("interrupted-array");
     let path = folder.file("a.npy", b"old");
     let words = "Once upon a time there was a cat. ".repeat(50);
     // As slow as it takes for the signal to come before the end.
     let slow = ["--batch", "1", "--source", "throttled:20MB/s"];
-    let child = command(&[&["logits", &words, "-o", &path], &slow[..]].concat()).spawn().unwrap();
-    let part = format!("{path}.part");
-    while !Path::new(&part).exists() {
-        std::thread::yield_now();
+    for verb in ["logits", "features", "attention"] {
+        let child = command(&[&[verb, &words, "-o", &path], &slow[..]].concat()).spawn().unwrap();
+        let part = format!("{path}.part");
+        while !Path::new(&part).exists() {
+            std::thread::yield_now();
+        }
+        interrupt(&child);
+        let run = end(child);
+        assert_eq!((run.code, &run.out[..]), (Some(130), &b""[..]), "{}", run.err);
+        assert_eq!(run.err, format!("interrupted: {path} was not written\n"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert!(!Path::new(&part).exists());
     }
-    interrupt(&child);
-    let run = end(child);
-    assert_eq!((run.code, &run.out[..]), (Some(130), &b""[..]), "{}", run.err);
-    assert_eq!(run.err, format!("interrupted: {path} was not written\n"));
-    assert_eq!(fs::read(&path).unwrap(), b"old");
-    assert!(!Path::new(&part).exists());
 }
 
 #[test]

@@ -16,9 +16,9 @@ use crate::quant::{FLOAT_LANES, Lanes, LanesTask};
 /// Positions, or keys, that are taken together.
 const TILE: usize = 4;
 
-/// Scores that one who computes attention keeps, in a pass of up to `batch` positions.
-pub(super) fn scores(batch: usize, context: usize) -> usize {
-    batch.clamp(1, TILE).saturating_mul(context)
+/// Scores that one who computes attention of `n` positions has use for; those of one position will do.
+pub(super) fn scores(n: usize, context: usize) -> usize {
+    n.clamp(1, TILE) * context
 }
 
 /// The attention of some positions of a pass, in some heads.
@@ -31,7 +31,7 @@ pub(super) struct Attend<'a, P> {
     pub(super) positions: Range<usize>,
     pub(super) heads: Range<usize>,
     pub(super) qkv: &'a [f32],        // (B, 3 n_embd)
-    pub(super) scores: &'a mut [f32], // for each part as many as `scores` tells
+    pub(super) scores: &'a mut [f32], // as many for each part
     pub(super) out: &'a mut [f32],    // (positions, heads, head_dim)
 }
 
@@ -113,7 +113,8 @@ impl<P: Fn(usize) -> (usize, usize)> Attend<'_, P> {
             while i < n {
                 let (sequence, position) = place(positions.start + i);
                 let follows = |t: usize| place(positions.start + i + t) == (sequence, position + t);
-                let tile = if L::ROOMY && n - i >= TILE && (1..TILE).all(follows) { TILE } else { 1 };
+                let room = scores.len() >= TILE * (position + TILE);
+                let tile = if L::ROOMY && room && n - i >= TILE && (1..TILE).all(follows) { TILE } else { 1 };
                 let q = &qkv[(positions.start + i) * 3 * kv.n_embd + head * dim..];
                 let scores = &mut scores[..tile * (position + tile)];
                 let out = &mut out[i * width + h * dim..];
@@ -128,6 +129,29 @@ impl<P: Fn(usize) -> (usize, usize)> Attend<'_, P> {
                 i += tile;
             }
         }
+    }
+}
+
+/// What the values count for one position, in one head: the weights that [`Attend`] mixes them with.
+pub(super) struct Weigh<'a> {
+    pub(super) kv: &'a Kv<'a>,
+    pub(super) layout: Layout,
+    pub(super) layer: usize,
+    pub(super) sequence: usize,
+    pub(super) position: usize,
+    pub(super) head: usize,
+    pub(super) q: &'a [f32],           // (n_embd)
+    pub(super) weights: &'a mut [f32], // (position + 1)
+}
+
+impl LanesTask for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Weigh { kv, layout, layer, sequence, position, head, q, weights } = self;
+        let q = &q[head * kv.head_dim..];
+        Head { lanes, kv, stored: kv.rows(), layout, layer, sequence, position, head }.weigh::<1, 1>(q, weights);
     }
 }
 
@@ -148,7 +172,22 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
     /// and `K` pieces of a value at once.
     #[inline(always)]
     fn attend<const Q: usize, const K: usize>(&self, q: &[f32], scores: &mut [f32], out: &mut [f32], width: usize) {
-        let (n, dim) = (self.position + Q, self.kv.head_dim);
+        self.weigh::<Q, K>(q, scores);
+        let (mut c, dim) = (0, self.kv.head_dim);
+        while c + K * FLOAT_LANES <= dim {
+            self.mix::<Q, K>(c, scores, out, width);
+            c += K * FLOAT_LANES;
+        }
+        while c < dim {
+            self.mix::<Q, 1>(c, scores, out, width);
+            c += FLOAT_LANES;
+        }
+    }
+
+    /// What the values of keys count for each of `Q` queries.
+    #[inline(always)]
+    fn weigh<const Q: usize, const K: usize>(&self, q: &[f32], scores: &mut [f32]) {
+        let n = self.position + Q;
         let mut j = 0;
         for rows in self.layout.rows(self.sequence, n) {
             let together = rows.start + rows.len() / K * K;
@@ -161,20 +200,11 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
                 j += 1;
             }
         }
-        let scale = 1.0 / libm::sqrtf(dim as f32);
+        let scale = 1.0 / libm::sqrtf(self.kv.head_dim as f32);
         for (t, scores) in scores.chunks_exact_mut(n).enumerate() {
             let scores = &mut scores[..=self.position + t];
             scores.iter_mut().for_each(|score| *score *= scale);
             softmax(scores);
-        }
-        let mut c = 0;
-        while c + K * FLOAT_LANES <= dim {
-            self.mix::<Q, K>(c, scores, out, width);
-            c += K * FLOAT_LANES;
-        }
-        while c < dim {
-            self.mix::<Q, 1>(c, scores, out, width);
-            c += FLOAT_LANES;
         }
     }
 
@@ -212,16 +242,15 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
     #[inline(always)]
     fn mix<const Q: usize, const W: usize>(&self, c: usize, weights: &[f32], out: &mut [f32], width: usize) {
         let (lanes, n) = (self.lanes, self.position + Q);
-        let mut sums = [[lanes.all(0.0); W]; Q];
+        let mut sums = [[lanes.all(0.0); Q]; W];
         let mut j = 0;
         for rows in self.layout.rows(self.sequence, self.position + 1) {
             for row in rows {
                 let at = self.kv.value(self.layer, row, self.head);
-                for w in 0..W {
+                for (w, sums) in sums.iter_mut().enumerate() {
                     let piece = self.piece(at, c + w * FLOAT_LANES);
-                    for t in 0..Q {
-                        let weight = lanes.all(weights[t * n + j]);
-                        sums[t][w] = lanes.add(sums[t][w], lanes.mul(weight, piece));
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        *sum = lanes.add(*sum, lanes.mul(lanes.all(weights[t * n + j]), piece));
                     }
                 }
                 if Q == 1 {
@@ -230,9 +259,9 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
                 j += 1;
             }
         }
-        for t in 0..Q {
-            for w in 0..W {
-                let (c, mut sum) = (c + w * FLOAT_LANES, sums[t][w]);
+        for (w, sums) in sums.into_iter().enumerate() {
+            let c = c + w * FLOAT_LANES;
+            for (t, mut sum) in sums.into_iter().enumerate() {
                 // What a later position of the tile sees besides.
                 for position in self.position + 1..=self.position + t {
                     let row = self.layout.row(self.sequence, position);

@@ -7,7 +7,7 @@ use crate::ops::{self, Matrix, ROWS, Scratch};
 use crate::quant::Kernel;
 use crate::source::Source;
 
-use super::attention::Attend;
+use super::attention::{self, Attend, Weigh};
 use super::config::Config;
 use super::error::Error;
 use super::state::State;
@@ -28,10 +28,28 @@ pub fn forward<S: Source>(
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
 ) -> Result<(), Error> {
-    forward_watched(src, weights, state, tokens, head, |_, _| ())
+    follow::<S, false>(src, weights, state, tokens, head, |_| ())
 }
 
-/// [`forward`], which shows what each matrix is multiplied with: `watch(matrix, x)`, x as (tokens, columns).
+/// What a pass shows to who watches it, in the order in which it comes about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Seen<'a> {
+    /// The residual stream after so many layers, (tokens, n_embd): 0 are the embeddings.
+    Residual(usize, &'a [f32]),
+    /// What a matrix is multiplied with, (tokens, columns).
+    Input(Role, &'a [f32]),
+    /// How much a head of a layer attends, from the last of these positions, to each of them: shares of 1.
+    Attention {
+        /// Of `n_layer`.
+        layer: usize,
+        /// Of `n_head`.
+        head: usize,
+        /// From position 0 on.
+        weights: &'a [f32],
+    },
+}
+
+/// [`forward`], which shows what it sees on the way; who does not watch pays nothing.
 ///
 /// # Errors
 /// As [`forward`].
@@ -41,14 +59,26 @@ pub fn forward_watched<S: Source>(
     state: &mut State,
     tokens: impl ExactSizeIterator<Item = u32>,
     head: bool,
-    watch: impl FnMut(Role, &[f32]),
+    watch: impl FnMut(Seen),
+) -> Result<(), Error> {
+    follow::<S, true>(src, weights, state, tokens, head, watch)
+}
+
+/// [`forward`], which `watch` sees if it is WATCHED.
+fn follow<S: Source, const WATCHED: bool>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    tokens: impl ExactSizeIterator<Item = u32>,
+    head: bool,
+    watch: impl FnMut(Seen),
 ) -> Result<(), Error> {
     let (n, start) = (tokens.len(), state.len);
     let left = state.batch.min(state.context - start);
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass(src, weights, state, tokens, |i| (0, start + i), head, watch)?;
+    pass::<S, WATCHED>(src, weights, state, tokens, |i| (0, start + i), head, watch)?;
     state.len += n;
     Ok(())
 }
@@ -76,20 +106,20 @@ pub fn forward_each<S: Source>(
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass(src, weights, state, tokens, |i| (sequences[i] as usize, position), head, |_, _| ())?;
+    pass::<S, false>(src, weights, state, tokens, |i| (sequences[i] as usize, position), head, |_| ())?;
     state.len += 1;
     Ok(())
 }
 
 /// A pass of the weights over tokens, of which `place` tells the sequence and the position.
-fn pass<S: Source>(
+fn pass<S: Source, const WATCHED: bool>(
     src: &mut S,
     weights: &Weights,
     state: &mut State,
     tokens: impl ExactSizeIterator<Item = u32>,
     place: impl Fn(usize) -> (usize, usize) + Sync,
     head: bool,
-    mut watch: impl FnMut(Role, &[f32]),
+    mut watch: impl FnMut(Seen),
 ) -> Result<(), Error> {
     let (config, layout, kernel) = (state.config, state.layout, state.scratch.engine.kernel);
     let (n, n_embd) = (tokens.len(), config.n_embd);
@@ -105,6 +135,7 @@ fn pass<S: Source>(
         ops::row(src, &weights.position_embd(), place(i).1, &mut h[..n_embd])?;
         add(x, &h[..n_embd]);
     }
+    watch(Seen::Residual(0, x));
 
     // What the pass still reads; each step takes its own tensors off the front.
     let mut next = weights.pass(head);
@@ -113,32 +144,45 @@ fn pass<S: Source>(
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.attn_norm, &mut next, config.epsilon, h)?;
-        watch(Role::of_layer(l, ATTN_QKV), h);
-        let qkv = &mut state.wide[..n * 3 * n_embd];
+        watch(Seen::Input(Role::of_layer(l, ATTN_QKV), h));
+        let (qkv, free) = state.wide.split_at_mut(n * 3 * n_embd);
         linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
         for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
             let (sequence, position) = place(i);
             let (key, value) = qkv[n_embd..].split_at(n_embd);
             state.kv.store(kernel, l, layout.row(sequence, position), key, value);
         }
-        let (kv, place, scores, parts) = (&state.kv, &place, &mut *state.scores, state.parts);
+        let (kv, place, qkv) = (&state.kv, &place, &*qkv);
+        if WATCHED {
+            for (i, head) in (0..n).flat_map(|i| (0..config.n_head).map(move |head| (i, head))) {
+                let (sequence, position) = place(i);
+                let (q, weights) = (&qkv[i * 3 * n_embd..][..n_embd], &mut state.scores[..=position]);
+                kernel.run_lanes(Weigh { kv, layout, layer: l, sequence, position, head, q, weights });
+                watch(Seen::Attention { layer: l, head, weights });
+            }
+        }
+        let (scores, parts) = match free.len() / attention::scores(n, state.context) {
+            0 => (&mut *state.scores, 1),
+            parts => (free, parts),
+        };
         let (positions, heads) = (0..n, 0..config.n_head);
         Attend { kv, layout, layer: l, place, positions, heads, qkv, scores, out: h }
             .share(&state.scratch.engine, parts);
-        watch(Role::of_layer(l, ATTN_OUTPUT), h);
+        watch(Seen::Input(Role::of_layer(l, ATTN_OUTPUT), h));
         let projected = &mut state.wide[..n * n_embd];
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
         add(x, projected);
 
         h.copy_from_slice(x);
         norm(src, kernel, &layer.ffn_norm, &mut next, config.epsilon, h)?;
-        watch(Role::of_layer(l, FFN_UP), h);
+        watch(Seen::Input(Role::of_layer(l, FFN_UP), h));
         let hidden = &mut state.wide[..n * config.n_ff];
         linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.scratch)?;
         kernel.run(|| ops::gelu(hidden));
-        watch(Role::of_layer(l, FFN_DOWN), hidden);
+        watch(Seen::Input(Role::of_layer(l, FFN_DOWN), hidden));
         linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
         add(x, h);
+        watch(Seen::Residual(l + 1, x));
     }
     Ok(())
 }
@@ -160,7 +204,7 @@ pub fn logits<S: Source>(
     last: Range<usize>,
     sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
-    logits_watched(src, weights, state, last, sink, |_, _| ())
+    logits_watched(src, weights, state, last, sink, |_| ())
 }
 
 /// [`logits`], which shows what the head is multiplied with, as [`forward_watched`] does.
@@ -176,10 +220,10 @@ pub fn logits_watched<S: Source>(
     state: &mut State,
     last: Range<usize>,
     sink: impl FnMut(usize, usize, &[f32]),
-    mut watch: impl FnMut(Role, &[f32]),
+    mut watch: impl FnMut(Seen),
 ) -> Result<(), Error> {
     let n = last.len();
-    watch(OUTPUT, last_norm(src, weights, state, last)?);
+    watch(Seen::Input(OUTPUT, last_norm(src, weights, state, last)?));
     head(src, state, n, &weights.output(), weights.next_pass(), sink)
 }
 
@@ -239,8 +283,15 @@ pub fn rescore<S: Source>(
     Ok(())
 }
 
-/// Normalises the residual stream of some positions into `state.h`.
-fn last_norm<'s, S: Source>(
+/// The residual stream of some positions of the last [`forward`] pass, normalised, (positions, n_embd): what the head is
+/// multiplied with, and the last of the hidden states.
+///
+/// # Errors
+/// The source failed → [`Error::Source`].
+///
+/// # Panics
+/// The range ends past the batch.
+pub fn last_norm<'s, S: Source>(
     src: &mut S,
     weights: &Weights,
     state: &'s mut State,

@@ -4,7 +4,6 @@ use crate::arena::{Arena, bytes_of};
 use crate::ops::{Engine, ROWS, Scratch};
 use crate::quant::{GROUP, HALF};
 
-use super::attention;
 use super::config::Config;
 use super::error::Error;
 use super::kv::{Kv, KvFormat, Layout};
@@ -23,8 +22,6 @@ pub struct Options {
     pub sequences: usize,
     /// Most positions of its own that a sequence has beside another, up to the context; of no meaning to a single one.
     pub own: usize,
-    /// Who may share the attention of a pass: each keeps scores of its own; 0 means 1.
-    pub parts: usize,
 }
 
 impl Options {
@@ -36,11 +33,6 @@ impl Options {
     /// Positions that all sequences beside the first one have of their own, together.
     pub fn own_rows(&self) -> usize {
         self.others().saturating_mul(self.own.min(self.context))
-    }
-
-    /// Scores that all who share the attention keep, each for itself.
-    fn scores(&self) -> usize {
-        self.parts.max(1).saturating_mul(attention::scores(self.batch, self.context))
     }
 
     /// Positions in the KV cache: a whole context, and what further sequences have of their own.
@@ -73,7 +65,7 @@ impl Plan {
                 bytes_of::<f32>(b(n_embd)),
                 bytes_of::<f32>(b(n_embd)),
                 bytes_of::<f32>(b(wide(config))),
-                bytes_of::<f32>(options.scores()),
+                bytes_of::<f32>(options.context),
                 bytes_of::<i8>(b(max_cols)),
                 bytes_of::<f32>(b(max_cols / GROUP)),
                 bytes_of::<i16>(b(max_cols / HALF)),
@@ -108,11 +100,11 @@ pub struct State<'a> {
     /// Positions of a sequence; all that go on have as many.
     pub(super) len: usize,
     pub(super) kv: Kv<'a>,
-    pub(super) x: &'a mut [f32],      // residual stream (B, n_embd)
-    pub(super) h: &'a mut [f32],      // normalised x, then the heads' output (B, n_embd)
-    pub(super) wide: &'a mut [f32],   // query, key and value (B, 3 n_embd), then the feed-forward layer (B, n_ff)
-    pub(super) parts: usize,          // who may share the attention
-    pub(super) scores: &'a mut [f32], // attention to each position (parts, positions at once, context)
+    pub(super) x: &'a mut [f32], // residual stream (B, n_embd)
+    pub(super) h: &'a mut [f32], // normalised x, then the heads' output (B, n_embd)
+    /// Query, key and value (B, 3 n_embd), and behind them scores; then the feed-forward layer (B, n_ff).
+    pub(super) wide: &'a mut [f32],
+    pub(super) scores: &'a mut [f32], // attention to each position (context)
     pub(super) scratch: Scratch<'a>,
 }
 
@@ -122,7 +114,7 @@ impl<'a> State<'a> {
     /// # Errors
     /// A context of 0 or over `n_ctx` → [`Error::Context`]; too little memory → [`Error::Arena`].
     pub fn new(config: &Config, options: &Options, arena: &mut Arena<'a>) -> Result<Self, Error> {
-        let Options { context, batch, kv, sequences, own, parts } = *options;
+        let Options { context, batch, kv, sequences, own } = *options;
         let batch = batch.max(1);
         if context == 0 || context > config.n_ctx {
             return Err(Error::Context { asked: context, n_ctx: config.n_ctx });
@@ -141,8 +133,7 @@ impl<'a> State<'a> {
             x: arena.take_as_is(b(n_embd))?,
             h: arena.take_as_is(b(n_embd))?,
             wide: arena.take_as_is(b(wide(config)))?,
-            parts: parts.max(1),
-            scores: arena.take_as_is(options.scores())?,
+            scores: arena.take_as_is(context)?,
             scratch: Scratch {
                 engine: Engine::default(),
                 q: arena.take_as_is(b(max_cols))?,

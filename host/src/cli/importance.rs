@@ -73,7 +73,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     for window in tokens.chunks(options.context) {
         sequence.restart();
         for batch in window.chunks(options.batch) {
-            sequence.watch(batch, |matrix, x| {
+            sequence.inputs(batch, |matrix, x| {
                 let name = matrix.to_string();
                 let name = if name == "output.weight" { head } else { &name };
                 importance.add(name, x.len() / batch.len(), x);

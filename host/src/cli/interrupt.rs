@@ -1,5 +1,7 @@
 //! Ctrl-C ends a text where it is.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -17,7 +19,7 @@ pub(super) fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
 }
 
-/// Takes Ctrl-C from here on: it ends texts, and never the process.
+/// Takes Ctrl-C from here on: it ends texts and computations, and never the process.
 pub(super) fn listen_for_texts() -> anyhow::Result<()> {
     ctrlc::set_handler(|| PRESSED.store(true, Ordering::SeqCst)).context("cannot listen for Ctrl-C")
 }
@@ -45,4 +47,21 @@ pub(super) fn stops(session: &mut Session) -> bool {
         session.stop(StopReason::Interrupted);
     }
     pressed()
+}
+
+/// Ctrl-C came before the end.
+#[derive(Debug)]
+pub(super) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl Error for Interrupted {}
+
+/// Ends a computation if it was pressed.
+pub(super) fn check() -> Result<(), Interrupted> {
+    if pressed() { Err(Interrupted) } else { Ok(()) }
 }

@@ -3,8 +3,10 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it could not be done,
 //! 2 the command line is wrong, 130 interrupted.
 
+mod attention;
 mod bench;
 mod convert;
+mod features;
 mod generate;
 mod head_agreement;
 mod importance;
@@ -16,11 +18,13 @@ mod perplexity;
 mod plan;
 mod quantize;
 mod repl;
+mod result_file;
 mod sampling;
 mod saved;
 mod sequence;
 mod suggest;
 mod synth;
+mod text;
 mod tokenize;
 mod verify;
 mod writing;
@@ -49,6 +53,8 @@ const EXAMPLES: &str = "Examples:
   gptrickle repl
   gptrickle tokenize \"Hello world\"
   gptrickle logits -m model.gguf --tokens 1,2,3 -o logits.npy
+  gptrickle features \"Once upon a time\" -o features.npy
+  gptrickle attention \"Once upon a time\" -o attention.html
   gptrickle inspect -m model.gguf
   gptrickle head-agreement -m untied.gguf -f story.txt
   gptrickle verify model.gguf
@@ -68,6 +74,8 @@ enum Verb {
     Repl(repl::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
+    Features(features::Args),
+    Attention(attention::Args),
     HeadAgreement(head_agreement::Args),
     Importance(importance::Args),
     Inspect(inspect::Args),
@@ -88,6 +96,8 @@ pub fn run() -> ExitCode {
         Verb::Repl(args) => repl::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Logits(args) => logits::run(args),
+        Verb::Features(args) => features::run(args),
+        Verb::Attention(args) => attention::run(args),
         Verb::HeadAgreement(args) => head_agreement::run(args),
         Verb::Importance(args) => importance::run(args),
         Verb::Inspect(args) => inspect::run(args),

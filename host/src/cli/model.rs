@@ -6,15 +6,14 @@ use std::thread;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use gptrickle_core::arena::ALIGN;
-use gptrickle_core::generate::{self, Model, Session};
+use gptrickle_core::generate;
 use gptrickle_core::gpt2::{Config, Head, KvFormat, Options};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::Kernel;
-use gptrickle_core::source::{Counting, Source};
-use gptrickle_core::tokenizer::{self, Control, Token, Tokenizer};
+use gptrickle_core::source::Source;
 
 use super::note;
+pub(super) use crate::model::{Model as Opened, encode, memory, push_text};
 use crate::source::throttled::Throttle;
 use crate::source::{Buffering, DEMO, ModelFile};
 use crate::threads::Threads;
@@ -99,16 +98,6 @@ impl SourceKind {
     }
 }
 
-/// A model that was opened and checked.
-pub(super) struct Opened {
-    /// Its bytes, counted.
-    pub(super) src: Counting<ModelFile>,
-    /// What its header says.
-    pub(super) model: Model,
-    /// What people call it.
-    pub(super) name: String,
-}
-
 impl Opened {
     /// Says which model it is, and the memory that a session takes.
     pub(super) fn describe(&self, options: &generate::Options, arena_bytes: usize) {
@@ -135,14 +124,12 @@ impl ModelArgs {
 
     /// Opens the model and checks its header.
     pub(super) fn open(&self) -> anyhow::Result<Opened> {
-        let mut src = Counting::new(self.file()?);
-        let name = self.name();
-        let model = Model::open(&mut src).with_context(|| name.clone())?;
-        let (needed, have) = (model.header.longest_row, src.max_chunk());
+        let opened = Opened::new(self.file()?, self.name())?;
+        let (name, needed, have) = (&opened.name, opened.model.header.longest_row, opened.src.max_chunk());
         if needed > have {
             bail!("{name}: the longest row has {needed} bytes, the buffer {have}: use --buffer {needed} or more");
         }
-        Ok(Opened { src, model, name })
+        Ok(opened)
     }
 
     /// What people call the model, and what an error about it starts with.
@@ -266,42 +253,11 @@ impl MemoryArgs {
     }
 }
 
-/// Memory for an arena of `bytes`; pages that are never written to, such as those of positions that no text reaches, cost
-/// nothing.
-pub(super) fn memory(bytes: usize) -> anyhow::Result<Vec<u8>> {
-    let bytes = bytes.saturating_add(ALIGN);
-    // Zeroed memory is asked for as such, which ends the process if there is none: so first without zeroes.
-    Vec::<u8>::new().try_reserve_exact(bytes).with_context(|| {
-        format!("{} of memory are needed: use a smaller --context, --batch or --kv", ByteSize::b(bytes as u64))
+/// Zeroes for a result of this shape.
+pub(super) fn floats(shape: &[usize]) -> anyhow::Result<Vec<f32>> {
+    let len = shape.iter().fold(1, |len: usize, &n| len.saturating_mul(n));
+    Vec::<f32>::new().try_reserve_exact(len).with_context(|| {
+        format!("{} of memory are needed: use a shorter text", ByteSize::b((len as u64).saturating_mul(4)))
     })?;
-    Ok(vec![0; bytes])
-}
-
-/// Adds `text` to the session's, with memory for words of any length, and says how many tokens that is.
-pub(super) fn push_text(
-    session: &mut Session,
-    src: &mut impl Source,
-    text: &[u8],
-    control: Control,
-) -> anyhow::Result<usize> {
-    let prefix = session.tokenizer().vocabulary().prefix().filter(|_| session.tokens().len() == 0);
-    let mut tokens: Vec<Token> = prefix.into_iter().collect();
-    tokens.extend(encode(session.tokenizer(), src, text, control)?);
-    if !tokens.is_empty() {
-        session.push(&tokens)?;
-    }
-    Ok(tokens.len())
-}
-
-/// The tokens of `text`, with memory for words of any length; none in front or behind.
-pub(super) fn encode(
-    tokenizer: &Tokenizer,
-    src: &mut impl Source,
-    text: &[u8],
-    control: Control,
-) -> Result<Vec<Token>, tokenizer::Error> {
-    let mut scratch = vec![0; Tokenizer::scratch_len(text.len())];
-    let mut tokens = Vec::new();
-    tokenizer.encode_each(src, text, control, &mut scratch, |token| tokens.push(token))?;
-    Ok(tokens)
+    Ok(vec![0.0; len])
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use gptrickle_core::arena::{ALIGN, Arena};
-use gptrickle_core::gpt2::{self, Options, Role, State, Weights};
+use gptrickle_core::gpt2::{self, Options, Role, Seen, State, Weights};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::source::Counting;
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
@@ -84,9 +84,21 @@ impl<'a> Sequence<'a> {
     }
 
     /// Runs a batch that follows the ones before, and shows what each matrix is multiplied with.
-    pub(super) fn watch(&mut self, tokens: &[Token], mut watch: impl FnMut(Role, &[f32])) -> anyhow::Result<()> {
+    pub(super) fn inputs(&mut self, tokens: &[Token], mut show: impl FnMut(Role, &[f32])) -> anyhow::Result<()> {
+        let mut watch = |seen: Seen| match seen {
+            Seen::Input(matrix, x) => show(matrix, x),
+            Seen::Residual(..) | Seen::Attention { .. } => {}
+        };
         let Sequence { src, weights, state, .. } = self;
         gpt2::forward_watched(src, weights, state, tokens.iter().map(|token| token.0), true, &mut watch)?;
         Ok(gpt2::logits_watched(src, weights, state, 0..tokens.len(), |_, _, _| (), watch)?)
+    }
+
+    /// Runs a batch that follows the ones before, shows what it sees, and returns the normalised end of it,
+    /// (tokens, n_embd).
+    pub(super) fn watch(&mut self, tokens: &[Token], watch: impl FnMut(Seen)) -> anyhow::Result<&[f32]> {
+        let Sequence { src, weights, state, .. } = self;
+        gpt2::forward_watched(src, weights, state, tokens.iter().map(|token| token.0), true, watch)?;
+        Ok(gpt2::last_norm(src, weights, state, 0..tokens.len())?)
     }
 }

@@ -2,18 +2,18 @@
 
 pub(super) mod sequences;
 
-use std::convert::Infallible;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use gptrickle_core::generate::{Session, StopReason};
 use gptrickle_core::ops::Engine;
-use gptrickle_core::source::{Counting, Resident, Source};
-use gptrickle_core::tokenizer::{Control, Flow, MAX_TOKEN, TextStream, Token, Tokenizer};
+use gptrickle_core::source::{Counting, Resident};
+use gptrickle_core::tokenizer::{Flow, TextStream, Token};
 use serde::Serialize;
 
 use super::{advance, interrupt, note, progress};
+pub(super) use crate::model::{certain, held_back};
 use crate::source::ModelFile;
 
 /// A token, as `--json` prints it.
@@ -176,33 +176,6 @@ pub(super) fn write(run: &mut Run, session: &mut Session, prefill: Prefill) -> a
         logits_hash: session.logits_hash().map(|hash| hash.to_string()),
         ..run.summary(&prefill, steps, bytes_read, decode, passes)
     })
-}
-
-/// The text that is certain with a token, and whether a stop string ends it.
-pub(super) fn certain(
-    tokenizer: &Tokenizer,
-    src: &mut impl Source,
-    token: Token,
-    stream: &mut TextStream,
-) -> anyhow::Result<(String, Flow)> {
-    let mut bytes = [0; MAX_TOKEN];
-    let len = tokenizer.decode(src, token, Control::Ignore, &mut bytes)?;
-    let mut text = String::new();
-    let Ok(flow) = stream.push(&bytes[..len], |part| {
-        text.push_str(part);
-        Ok::<(), Infallible>(())
-    });
-    Ok((text, flow))
-}
-
-/// What is shown if the text ends here.
-pub(super) fn held_back(stream: TextStream) -> String {
-    let mut text = String::new();
-    let Ok(_) = stream.finish(|part| {
-        text.push_str(part);
-        Ok::<(), Infallible>(())
-    });
-    text
 }
 
 /// Where the text goes, as it is or as JSON lines, at once.

@@ -187,6 +187,16 @@ impl Wide for Avx2 {
         }
         fn add_floats([a, b]: Floats, [c, d]: Floats) -> Floats { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] }
         fn mul_floats([a, b]: Floats, [c, d]: Floats) -> Floats { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
+        fn values(v: Floats) -> [f32; WIDE] {
+            let mut values = [0.0; WIDE];
+            // SAFETY: this function has those instructions.
+            unsafe { Self::store(v, &mut values) };
+            values
+        }
+        fn halves(v: &[u16; WIDE]) -> Floats {
+            // SAFETY: as above.
+            unsafe { Self::f16s(bytemuck::cast_ref(v)) }
+        }
         fn sum_four(v: [Floats; 4]) -> [f32; 4] {
             let [a, b, c, d] = each!(v in v[0], v[1], v[2], v[3] => _mm256_add_ps(v[0], v[1]));
             // 16 bytes each: a and b, c and d.
@@ -209,8 +219,8 @@ impl Wide for Avx2 {
             out
         }
         fn codes(v: &[i8; WIDE]) -> Floats {
-            let v = load_16(bytemuck::cast_slice(v), 0);
-            each!(v in v, _mm_unpackhi_epi64(v, v) => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)))
+            let all = load_16(bytemuck::cast_slice(v), 0);
+            each!(v in all, _mm_unpackhi_epi64(all, all) => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)))
         }
         fn f32s(v: &[u8; 64]) -> Floats {
             [_mm256_castsi256_ps(load_32(v, 0)), _mm256_castsi256_ps(load_32(v, 32))]

@@ -398,6 +398,16 @@ impl Wide for Avx512 {
         }
         fn add_floats(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn mul_floats(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn values(v: __m512) -> [f32; WIDE] {
+            let mut values = [0.0; WIDE];
+            // SAFETY: this function has those instructions.
+            unsafe { Self::store(v, &mut values) };
+            values
+        }
+        fn halves(v: &[u16; WIDE]) -> __m512 {
+            // SAFETY: as above.
+            unsafe { Self::f16s(bytemuck::cast_ref(v)) }
+        }
         fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
             // 32 bytes each: a and b, c and d.
             let [ab, cd] = each!(v in (a, b), (c, d) => _mm512_add_ps(

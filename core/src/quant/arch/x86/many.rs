@@ -58,6 +58,9 @@ pub(super) trait Wide {
     unsafe fn store(v: Self::Floats, to: &mut [f32; WIDE]);
     unsafe fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     unsafe fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    unsafe fn values(v: Self::Floats) -> [f32; WIDE];
+    /// The f16 of these bits.
+    unsafe fn halves(v: &[u16; WIDE]) -> Self::Floats;
     /// The 16 of each added up, as [`sum_lanes`] does it.
     unsafe fn sum_four(v: [Self::Floats; 4]) -> [f32; 4];
     /// The bits of the nearest f16 of each.

@@ -128,56 +128,31 @@ impl<W: Wide> X86Lanes<W> {
     }
 }
 
-// SAFETY, of each block: the instructions of `W` are there, said who made this.
+/// Methods of [`Lanes`] that are functions of [`Wide`].
+macro_rules! lanes {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $result:ty { $function:ident }),*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: $type),*) -> $result {
+            // SAFETY: the instructions of `W` are there, said who made this.
+            unsafe { W::$function($($arg),*) }
+        }
+    )*};
+}
+
 impl<W: Wide> Lanes for X86Lanes<W> {
     type Floats = W::Floats;
     const ROOMY: bool = true;
 
-    #[inline(always)]
-    fn load(self, values: &[f32; FLOAT_LANES]) -> W::Floats {
-        unsafe { W::floats(values) }
-    }
-
-    #[inline(always)]
-    fn load_halves(self, halves: &[u16; FLOAT_LANES]) -> W::Floats {
-        unsafe { W::f16s(bytemuck::cast_ref(halves)) }
-    }
-
-    #[inline(always)]
-    fn to_halves(self, v: W::Floats) -> [u16; FLOAT_LANES] {
-        unsafe { W::to_halves(v) }
-    }
-
-    #[inline(always)]
-    fn all(self, value: f32) -> W::Floats {
-        unsafe { W::all_floats(value) }
-    }
-
-    #[inline(always)]
-    fn load_codes(self, codes: &[i8; FLOAT_LANES]) -> W::Floats {
-        unsafe { W::codes(codes) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: W::Floats, b: W::Floats) -> W::Floats {
-        unsafe { W::mul_floats(a, b) }
-    }
-
-    #[inline(always)]
-    fn add(self, a: W::Floats, b: W::Floats) -> W::Floats {
-        unsafe { W::add_floats(a, b) }
-    }
-
-    #[inline(always)]
-    fn values(self, v: W::Floats) -> [f32; FLOAT_LANES] {
-        let mut values = [0.0; FLOAT_LANES];
-        unsafe { W::store(v, &mut values) };
-        values
-    }
-
-    #[inline(always)]
-    fn sum_four(self, v: [W::Floats; 4]) -> [f32; 4] {
-        unsafe { W::sum_four(v) }
+    lanes! {
+        load(values: &[f32; FLOAT_LANES]) -> W::Floats { floats },
+        load_halves(halves: &[u16; FLOAT_LANES]) -> W::Floats { halves },
+        load_codes(codes: &[i8; FLOAT_LANES]) -> W::Floats { codes },
+        all(value: f32) -> W::Floats { all_floats },
+        mul(a: W::Floats, b: W::Floats) -> W::Floats { mul_floats },
+        add(a: W::Floats, b: W::Floats) -> W::Floats { add_floats },
+        sum_four(v: [W::Floats; 4]) -> [f32; 4] { sum_four },
+        to_halves(v: W::Floats) -> [u16; FLOAT_LANES] { to_halves },
+        values(v: W::Floats) -> [f32; FLOAT_LANES] { values }
     }
 }
 
