@@ -81,8 +81,11 @@ impl Params {
         if self.repetition_penalty == 1.0 { 0 } else { self.repetition_window.min(context) }
     }
 
+    /// A finite logit stays finite, whatever the penalty.
     fn penalised(&self, logit: f32) -> f32 {
-        if logit > 0.0 { logit / self.repetition_penalty } else { logit * self.repetition_penalty }
+        let penalty = self.repetition_penalty;
+        let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
+        if logit.is_finite() { penalised.clamp(f32::MIN, f32::MAX) } else { logit }
     }
 
     /// Arena bytes of a sampler with these controls, for so many choices at once.
@@ -256,15 +259,19 @@ impl<'a> Sampler<'a> {
     /// are left out cannot be chosen.
     pub fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
         let recent = &self.recent[choice * self.window..][..self.window];
-        let mut recent = &recent[recent.partition_point(|&recent| recent < first)..];
-        let params = &self.params;
-        self.best.push(n, choice, first, logits, |id, logit| {
-            let is_recent = recent.first() == Some(&id);
-            while recent.first() == Some(&id) {
-                recent = &recent[1..];
-            }
-            if is_recent { params.penalised(logit) } else { logit }
-        });
+        let recent = &recent[recent.partition_point(|&recent| recent < first)..];
+        let mut done = 0;
+        for &token in recent {
+            // A token may have been said more than once.
+            let Some(at) = (token - first).checked_sub(done as u32).map(|ahead| done + ahead as usize) else {
+                continue;
+            };
+            let Some(&logit) = logits.get(at) else { break };
+            self.best.push(n + done, choice, first + done as u32, &logits[done..at]);
+            self.best.push(n + at, choice, token, &[self.params.penalised(logit)]);
+            done = at + 1;
+        }
+        self.best.push(n + done, choice, first + done as u32, &logits[done..]);
     }
 
     /// Makes a choice one of [`Error::NotFinite`], for a logit that was seen elsewhere.
