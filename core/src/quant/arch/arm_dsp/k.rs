@@ -9,7 +9,7 @@ use core::mem::offset_of;
 use core::ptr;
 
 use super::super::super::LANES;
-use super::{Spread, Tile, half, part, q3_k_scales, q4_k_scales};
+use super::{Spread, Tile, half, part, word};
 
 pub(super) fn q2_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
@@ -36,9 +36,11 @@ pub(super) fn q4_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
         let block: &[u8; 144] = part(row, 0);
-        let scales = Scales::new(block);
-        scales.add_four::<0>(dot_nibbles::<0>(block, x), x, lanes);
-        scales.add_four::<1>(dot_nibbles::<1>(block, x), x, lanes);
+        let (d, dmin) = (half(block, 0), half(block, 2));
+        let (sums, minima) = dot_nibbles::<0>(block, x);
+        add_four::<0>(sums, d, x, Some((minima, dmin)), lanes);
+        let (sums, minima) = dot_nibbles::<1>(block, x);
+        add_four::<1>(sums, d, x, Some((minima, dmin)), lanes);
     });
 }
 
@@ -46,9 +48,11 @@ pub(super) fn q5_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
         let block: &[u8; 176] = part(row, 0);
-        let scales = Scales::new(block);
-        scales.add_four::<0>(dot_fives::<0>(block, x), x, lanes);
-        scales.add_four::<1>(dot_fives::<1>(block, x), x, lanes);
+        let (d, dmin) = (half(block, 0), half(block, 2));
+        let (sums, minima) = dot_fives::<0>(block, x);
+        add_four::<0>(sums, d, x, Some((minima, dmin)), lanes);
+        let (sums, minima) = dot_fives::<1>(block, x);
+        add_four::<1>(sums, d, x, Some((minima, dmin)), lanes);
     });
 }
 
@@ -62,28 +66,17 @@ pub(super) fn q6_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     });
 }
 
-/// The scales and minima that a block of Q4_K or Q5_K starts with.
-struct Scales {
-    d: f32,
-    dmin: f32,
-    scales: [u8; LANES],
-    minima: [u8; LANES],
-}
-
-impl Scales {
-    #[inline(always)]
-    fn new(block: &[u8]) -> Self {
-        let (scales, minima) = q4_k_scales(part(block, 4));
-        Scales { d: half(block, 0), dmin: half(block, 2), scales, minima }
+/// The 16 scales, -32..=31, four at a time.
+#[inline(always)]
+fn q3_k_scales(bytes: &[u8; 12]) -> [i8; 16] {
+    let (low, high) = ([word(bytes, 0), word(bytes, 4)], word(bytes, 8));
+    let mut scales = [0; 16];
+    for (i, four) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let s = low[i % 2] >> (4 * (i / 2)) & 0x0f0f_0f0f | (high >> (2 * i) & 0x0303_0303) << 4;
+        // No byte borrows from the next, as each has its top bit set for the moment.
+        *four = ((s | 0x8080_8080) - 0x2020_2020 ^ 0x8080_8080).to_le_bytes().map(|s| s as i8);
     }
-
-    /// [`add_four`] of sums that are 256 times as large and not yet scaled. Those of Q5_K stay below 2^31.
-    #[inline(always)]
-    fn add_four<const J: usize>(&self, sums: [i32; 4], x: &Spread, lanes: &mut [f32; LANES]) {
-        let scaled = core::array::from_fn(|k| sums[k] * i32::from(self.scales[4 * J + k]) >> 8);
-        let minima = core::array::from_fn(|k| x.sums[4 * J + k] * i32::from(self.minima[4 * J + k]));
-        add_four::<J>(scaled, self.d, x, Some((minima, self.dmin)), lanes);
-    }
+    scales
 }
 
 /// `lane += (sum · d - minimum · dmin) · x.d` for groups 4J..4J + 4; without minima, `sum · d · x.d`.
@@ -237,6 +230,12 @@ const fn start<const J: usize>(h: usize) -> usize {
     offset_of!(Spread, starts) + 4 * (LANES * h + 4 * J) - offset_of!(Spread, pairs) - 256 * J - 128 * h
 }
 
+/// The activations of groups 4J..4J + 4, within all of `x`.
+#[inline(always)]
+fn activations<const J: usize>(x: &Spread) -> *const u8 {
+    ptr::from_ref(x).cast::<u8>().wrapping_add(offset_of!(Spread, pairs) + 256 * J)
+}
+
 /// Assembly that reads a block at R0 and activations of groups 4J..4J + 4 at R1, and leaves four sums in R8 to R11.
 ///
 /// R6 and R7, which are no operands' to have, are borrowed.
@@ -250,14 +249,83 @@ macro_rules! four_sums {
                 "push {{r6, r7}}",
                 $($line,)*
                 "pop {{r6, r7}}",
-                in("r0") $block.as_ptr(),
-                inout("r1") ptr::from_ref($x).byte_add(offset_of!(Spread, pairs) + 256 * J) => _,
+                in("r0") $block.as_ptr(), inout("r1") activations::<J>($x) => _,
                 $($operand)*
                 out("r2") _, out("r3") _, out("r8") s0, out("r9") s1, out("r10") s2, out("r11") s3, out("r12") _, out("lr") _,
                 options(pure, readonly),
             )
         }
         [s0, s1, s2, s3]
+    }};
+}
+
+/// Byte `k` of `$to`: the scale of group `k`, or its minimum, where `$low` after R0 are those of Q4_K's first groups.
+macro_rules! six_bits {
+    ($to:literal, $low:literal) => {
+        concat!("ldr ", $to, ", [r0, #", $low, "]\nand ", $to, ", ", $to, ", #0x3f3f3f3f")
+    };
+}
+
+/// The same for groups 4 to 7: the lower bits are nibbles of the bytes in LR.
+#[rustfmt::skip]
+macro_rules! two_and_four_bits {
+    ($to:literal, $low:literal) => {
+        concat!(
+            "and lr, lr, #0x0f0f0f0f\n",
+            "ldr ", $to, ", [r0, #", $low, "]\nlsr ", $to, ", ", $to, ", #2\nand ", $to, ", ", $to, ", #0x30303030\n",
+            "orr ", $to, ", ", $to, ", lr",
+        )
+    };
+}
+
+/// Assembly as of [`four_sums`] for Q4_K and Q5_K: also multiplies the sums, 256 times as large, with their scales, and
+/// leaves in R2 to R5 the sums of activations times minima. R4 starts as a mask of nibbles; a block is `$at` after R0.
+macro_rules! four_sums_and_minima {
+    ([$($line:expr),* $(,)?], $block:expr, $x:expr, $at:expr, $($operand:tt)*) => {
+        if J == 0 {
+            scaled_sums!(
+                six_bits!("r2", "{low_scales}"), six_bits!("r6", "{low_minima}"),
+                [$($line),*], $block, $x, $at, $($operand)*
+            )
+        } else {
+            scaled_sums!(
+                concat!("ldr lr, [r0, #{high}]\n", two_and_four_bits!("r2", "{low_scales}")),
+                concat!("ldr lr, [r0, #{high}]\nlsr lr, lr, #4\n", two_and_four_bits!("r6", "{low_minima}")),
+                [$($line),*], $block, $x, $at, high = const $at + 12, $($operand)*
+            )
+        }
+    };
+}
+
+/// The same; `$scales` gets the scales into R2, `$minima` the minima into R6.
+macro_rules! scaled_sums {
+    ($scales:expr, $minima:expr, [$($line:expr),*], $block:expr, $x:expr, $at:expr, $($operand:tt)*) => {{
+        let [s0, s1, s2, s3, m0, m1, m2, m3]: [i32; 8];
+        // SAFETY: as in `four_sums`; of the block are read the scales and minima, too, and of `x` four sums.
+        unsafe {
+            asm!(
+                "push {{r6, r7}}",
+                zero!(),
+                $($line,)*
+                // Each second scale, 256 times as large: SMULW divides by 65,536.
+                $scales,
+                "lsl r3, r2, #8", "and r3, r3, #0xff00ff00", "and r2, r2, #0xff00ff00",
+                "smulwb r8, r8, r3", "smulwb r9, r9, r2", "smulwt r10, r10, r3", "smulwt r11, r11, r2",
+                $minima,
+                "uxtb16 r12, r6", "uxtb16 lr, r6, ror #8",
+                "add r5, r1, #{sums}", "ldm r5, {{r2, r3, r4, r5}}",
+                "smulbb r2, r2, r12", "smulbb r3, r3, lr", "smulbt r4, r4, r12", "smulbt r5, r5, lr",
+                "pop {{r6, r7}}",
+                in("r0") $block.as_ptr(), inout("r1") activations::<J>($x) => _,
+                low_scales = const $at + 4, low_minima = const $at + 8,
+                sums = const offset_of!(Spread, sums) + 16 * J - offset_of!(Spread, pairs) - 256 * (J + 1),
+                $($operand)*
+                out("r2") m0, out("r3") m1, inout("r4") 0x0f0f_0f0f => m2, out("r5") m3,
+                out("r8") s0, out("r9") s1, out("r10") s2, out("r11") s3, out("r12") _, out("lr") _,
+                options(pure, readonly),
+            )
+        }
+        ([s0, s1, s2, s3], [m0, m1, m2, m3])
     }};
 }
 
@@ -370,9 +438,9 @@ fn dot_threes<const J: usize>(block: &[u8; 110], scales: &[i8; 16], x: &Spread) 
     }
 }
 
-/// Groups 4J..4J + 4 of a Q4_K block, 256 times as large: codes 0..=15. Reads half of `qs`.
+/// Groups 4J..4J + 4 of a Q4_K block, each times its scale, and their minima: codes 0..=15. Reads half of `qs`.
 #[inline(always)]
-fn dot_nibbles<const J: usize>(block: &[u8; 144], x: &Spread) -> [i32; 4] {
+fn dot_nibbles<const J: usize>(block: &[u8; 144], x: &Spread) -> ([i32; 4], [i32; 4]) {
     #[rustfmt::skip]
     macro_rules! word {
         ($w:literal) => {
@@ -384,19 +452,17 @@ fn dot_nibbles<const J: usize>(block: &[u8; 144], x: &Spread) -> [i32; 4] {
             )
         };
     }
-    four_sums!(
-        [
-            "mov r6, #0x0f0f0f0f",
-            zero!(), word!(0), word!(1), word!(2), word!(3), word!(4), word!(5), word!(6), word!(7),
-        ],
-        block[16 + 64 * J..], x,
-        out("r4") _, out("r5") _,
+    four_sums_and_minima!(
+        ["mov r6, r4", word!(0), word!(1), word!(2), word!(3), word!(4), word!(5), word!(6), word!(7)],
+        block[16 + 64 * J..],
+        x,
+        -16 - 64 * J as isize,
     )
 }
 
-/// Groups 4J..4J + 4 of a Q5_K block, 256 times as large: codes 0..=31. Reads `qh` and half of `qs`.
+/// Groups 4J..4J + 4 of a Q5_K block, each times its scale, and their minima: codes 0..=31. Reads `qh` and half of `qs`.
 #[inline(always)]
-fn dot_fives<const J: usize>(block: &[u8; 176], x: &Spread) -> [i32; 4] {
+fn dot_fives<const J: usize>(block: &[u8; 176], x: &Spread) -> ([i32; 4], [i32; 4]) {
     /// A nibble of each byte of R7, and above it bit `$high` of R6, shifted to place 4.
     #[rustfmt::skip]
     macro_rules! code {
@@ -420,14 +486,12 @@ fn dot_fives<const J: usize>(block: &[u8; 176], x: &Spread) -> [i32; 4] {
     }
     macro_rules! words {
         ($($bits:tt)*) => {
-            four_sums!(
+            four_sums_and_minima!(
                 [
-                    zero!(),
                     word!(0, $($bits)*), word!(1, $($bits)*), word!(2, $($bits)*), word!(3, $($bits)*),
                     word!(4, $($bits)*), word!(5, $($bits)*), word!(6, $($bits)*), word!(7, $($bits)*),
                 ],
-                block, x,
-                codes = const 48 + 64 * J, in("r4") 0x0f0f_0f0f,
+                block, x, 0, codes = const 48 + 64 * J,
             )
         };
     }

@@ -203,29 +203,6 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
     }
 }
 
-/// The 16 scales, -32..=31, four at a time.
-#[inline(always)]
-fn q3_k_scales(bytes: &[u8; 12]) -> [i8; 16] {
-    let (low, high) = ([word(bytes, 0), word(bytes, 4)], word(bytes, 8));
-    let mut scales = [0; 16];
-    for (i, four) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        let s = low[i % 2] >> (4 * (i / 2)) & 0x0f0f_0f0f | (high >> (2 * i) & 0x0303_0303) << 4;
-        // No byte borrows from the next, as each has its top bit set for the moment.
-        *four = ((s | 0x8080_8080) - 0x2020_2020 ^ 0x8080_8080).to_le_bytes().map(|s| s as i8);
-    }
-    scales
-}
-
-/// Scales and minima of Q4_K and Q5_K, four at a time.
-#[inline(always)]
-fn q4_k_scales(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
-    let [a, b, c] = [word(bytes, 0), word(bytes, 4), word(bytes, 8)];
-    let eight = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
-    let scales = eight(a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | a >> 2 & 0x3030_3030);
-    let minima = eight(b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | b >> 2 & 0x3030_3030);
-    (scales, minima)
-}
-
 /// N bytes of a block.
 #[inline(always)]
 pub(super) fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
