@@ -440,6 +440,36 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_the_pieces_changes_nothing() {
+        let params = Params { top_k: 5, repetition_penalty: 3.0, ..Params::default() };
+        let history = [3, 700, 3, 41, 999];
+        let mut memory = vec![0; params.bytes(N, history.len(), 1) + 16];
+        let mut sampler = Sampler::new(params, 1, N, history.len(), 1, &mut Arena::new(&mut memory)).unwrap();
+        for seed in 0..50 {
+            let mut logits = logits(seed);
+            // Of what was said: the best, which the penalty lowers, and one that it would make infinite.
+            (logits[700], logits[41]) = (20.0, -3e38);
+            let mut pick = |logits: &[f32], size| {
+                sampler.seek(seed, 0);
+                sampler.begin(&history, history.len());
+                for (i, piece) in logits.chunks(size).enumerate() {
+                    sampler.push(0, (i * size) as u32, piece);
+                }
+                sampler.pick(0)
+            };
+            let one_by_one = pick(&logits, 1).unwrap();
+            for size in [2, 16, 17, 64, N] {
+                assert_eq!(pick(&logits, size).unwrap(), one_by_one, "seed {seed}, pieces of {size}");
+            }
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let at = 200 + seed as usize;
+                logits[at] = bad;
+                assert_eq!(pick(&logits, N), Err(Error::NotFinite { token: Token(at as u32) }), "{bad}");
+            }
+        }
+    }
+
+    #[test]
     fn a_logit_that_is_not_finite_is_an_error() {
         let mut memory = [0; 4096];
         let params = Params { top_k: 5, ..Params::default() };

@@ -3,7 +3,8 @@
 //! Codes are brought into bytes, 16 at a time, and multiplied with the activations as they are. What is left to do once a
 //! group is in f32. Helium's floats flush subnormals to zero, so only what cannot be one goes through them: sums, which are
 //! integers, and their products with an f16, which are at least 2^-24, or zero. The product with the activations' scale,
-//! and the addition, are scalar. The compiler does not know of Helium's floats: it would use them everywhere.
+//! and the addition, are scalar. The compiler does not know of Helium's floats: it would use them everywhere. For a core
+//! whose Helium has none, build with `+dsp` alone.
 //!
 //! ```text
 //! for each row of weights, each activation row:
