@@ -525,7 +525,7 @@ impl<'a> Session<'a> {
         let choices = positions.len();
         shortlist.begin();
         gpt2::draft_logits(src, weights, state, positions, |choice, first, logits| {
-            shortlist.push(first, choice, first as u32, logits, |_, logit| logit);
+            shortlist.push(first, choice, first as u32, logits);
         })?;
         if let Some((choice, token)) = shortlist.not_finite() {
             sampler.refuse(choice, token);

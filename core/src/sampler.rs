@@ -81,8 +81,11 @@ impl Params {
         if self.repetition_penalty == 1.0 { 0 } else { self.repetition_window.min(context) }
     }
 
+    /// A finite logit stays finite, whatever the penalty.
     fn penalised(&self, logit: f32) -> f32 {
-        if logit > 0.0 { logit / self.repetition_penalty } else { logit * self.repetition_penalty }
+        let penalty = self.repetition_penalty;
+        let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
+        if logit.is_finite() { penalised.clamp(f32::MIN, f32::MAX) } else { logit }
     }
 
     /// Arena bytes of a sampler with these controls, for so many choices at once.
@@ -256,15 +259,19 @@ impl<'a> Sampler<'a> {
     /// are left out cannot be chosen.
     pub fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
         let recent = &self.recent[choice * self.window..][..self.window];
-        let mut recent = &recent[recent.partition_point(|&recent| recent < first)..];
-        let params = &self.params;
-        self.best.push(n, choice, first, logits, |id, logit| {
-            let is_recent = recent.first() == Some(&id);
-            while recent.first() == Some(&id) {
-                recent = &recent[1..];
-            }
-            if is_recent { params.penalised(logit) } else { logit }
-        });
+        let recent = &recent[recent.partition_point(|&recent| recent < first)..];
+        let mut done = 0;
+        for &token in recent {
+            // A token may have been said more than once.
+            let Some(at) = (token - first).checked_sub(done as u32).map(|ahead| done + ahead as usize) else {
+                continue;
+            };
+            let Some(&logit) = logits.get(at) else { break };
+            self.best.push(n + done, choice, first + done as u32, &logits[done..at]);
+            self.best.push(n + at, choice, token, &[self.params.penalised(logit)]);
+            done = at + 1;
+        }
+        self.best.push(n + done, choice, first + done as u32, &logits[done..]);
     }
 
     /// Makes a choice one of [`Error::NotFinite`], for a logit that was seen elsewhere.
@@ -430,6 +437,36 @@ mod tests {
         let logits = logits(5);
         assert_eq!(draw(params, 42, &logits, &[], 100), draw(params, 42, &logits, &[], 100));
         assert_ne!(draw(params, 42, &logits, &[], 100), draw(params, 43, &logits, &[], 100));
+    }
+
+    #[test]
+    fn the_size_of_the_pieces_changes_nothing() {
+        let params = Params { top_k: 5, repetition_penalty: 3.0, ..Params::default() };
+        let history = [3, 700, 3, 41, 999];
+        let mut memory = vec![0; params.bytes(N, history.len(), 1) + 16];
+        let mut sampler = Sampler::new(params, 1, N, history.len(), 1, &mut Arena::new(&mut memory)).unwrap();
+        for seed in 0..50 {
+            let mut logits = logits(seed);
+            // Of what was said: the best, which the penalty lowers, and one that it would make infinite.
+            (logits[700], logits[41]) = (20.0, -3e38);
+            let mut pick = |logits: &[f32], size| {
+                sampler.seek(seed, 0);
+                sampler.begin(&history, history.len());
+                for (i, piece) in logits.chunks(size).enumerate() {
+                    sampler.push(0, (i * size) as u32, piece);
+                }
+                sampler.pick(0)
+            };
+            let one_by_one = pick(&logits, 1).unwrap();
+            for size in [2, 16, 17, 64, N] {
+                assert_eq!(pick(&logits, size).unwrap(), one_by_one, "seed {seed}, pieces of {size}");
+            }
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let at = 200 + seed as usize;
+                logits[at] = bad;
+                assert_eq!(pick(&logits, N), Err(Error::NotFinite { token: Token(at as u32) }), "{bad}");
+            }
+        }
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// With --board: shape of the models that are made, as for `gptrickle synth`; DistilGPT2's where the board holds it
     #[arg(long, value_name = "SHAPE", requires = "board")]
     shape: Option<String>,
+    /// With --board: every matrix has the type, the head too, as llama-quantize --pure makes files
+    #[arg(long, requires = "board")]
+    pure: bool,
     /// With --board: how many functions to list by their share of the instructions
     #[arg(long, value_name = "N", requires = "board", default_value_t = 0)]
     hot: usize,
@@ -74,9 +77,9 @@ enum Other {
 pub(crate) fn bench(options: &Options) -> Result<()> {
     let ours = Ours::build(options)?;
     if let Some(board) = &options.board {
-        let Options { kind: kinds, hot, .. } = options;
+        let &Options { kind: ref kinds, hot, pure, .. } = options;
         let (shape, tokens) = (options.shape.as_deref(), options.tokens.into());
-        return instructions::count(&Request { board, kinds, shape, hot: *hot, tokens, program: &ours.program });
+        return instructions::count(&Request { board, kinds, shape, pure, hot, tokens, program: &ours.program });
     }
     let models = models(&ours, options)?;
     match options.against {
@@ -249,6 +252,22 @@ pub(crate) fn synthetic(program: &Path, shape: &str, kind: &str) -> Result<PathB
         let mut synth = Command::new(program);
         synth.args(["synth", "--shape", shape, "--type", kind, "--tied", "--output"]);
         process::run(synth.arg(&path))?;
+    }
+    Ok(path)
+}
+
+/// The same with all matrices of one type, the head too.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn pure(program: &Path, shape: &str, kind: &str) -> Result<PathBuf> {
+    // The sizes of a mix differ in what they do to some matrices.
+    let of_all = kind.strip_suffix("_S").or(kind.strip_suffix("_M")).or(kind.strip_suffix("_L")).unwrap_or(kind);
+    let path = root().join("target/bench").join(format!("{}-{kind}-pure.gguf", shape.replace(',', "-")));
+    if !path.exists() {
+        let mut quantize = Command::new(program);
+        quantize.arg("quantize").arg(synthetic(program, shape, "F16")?).arg(&path).arg(kind);
+        process::run(quantize.args(["--tensor", &format!("*.weight={of_all}")]))?;
     }
     Ok(path)
 }

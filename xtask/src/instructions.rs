@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::bench::synthetic;
+use crate::bench::{pure, synthetic};
 use crate::boards::Board;
 use crate::console::Console;
 use crate::firmware;
@@ -33,6 +33,8 @@ pub(crate) struct Request<'a> {
     pub(crate) kinds: &'a [String],
     /// As `gptrickle synth` takes it; the board's own if left out.
     pub(crate) shape: Option<&'a str>,
+    /// Whether the head has the same type as all other matrices.
+    pub(crate) pure: bool,
     /// How many functions to list by their share.
     pub(crate) hot: usize,
     /// Tokens after the first one.
@@ -50,7 +52,7 @@ pub(crate) fn count(request: &Request) -> Result<()> {
     // What 64 KiB of RAM hold; the ratio of head and attention is another one.
     let small = if board.name == "lm3s6965evb" { "2,4,256,64,512" } else { "distilgpt2" };
     let shape = request.shape.unwrap_or(small);
-    let model = Shape::read(shape)?;
+    let macs = Shape::read(shape)?;
     let elf = firmware::build(board, &[])?;
     let plugin = build_plugin()?;
     let kinds: Vec<&str> = match request.kinds {
@@ -59,17 +61,21 @@ pub(crate) fn count(request: &Request) -> Result<()> {
     };
     let build = [&[board.target], board.rustflags].concat().join(" ");
     println!(
-        "{} ({}, {build}), {shape} with a tied head, {} tokens after the first",
-        board.name, board.core, request.tokens
+        "{} ({}, {build}), {shape} with a tied head{}, {} tokens after the first",
+        board.name,
+        board.core,
+        if request.pure { ", every matrix of the type" } else { "" },
+        request.tokens
     );
     println!(
         "{:<8} {:>14} {:>14} {:>10} {:>8} {:>8}",
         "type", "instr/token", "MAC/token", "instr/MAC", "least", "most"
     );
     for kind in kinds {
-        let path = synthetic(request.program, shape, kind)?;
+        let model = if request.pure { pure } else { synthetic };
+        let path = model(request.program, shape, kind)?;
         let run = run(board, &elf, &plugin, &path, request)?;
-        let tokens = run.tokens(&model);
+        let tokens = run.tokens(&macs);
         ensure!(!tokens.is_empty(), "{kind}: the text ended after its first token");
         let sum = |f: fn(&Token) -> u64| tokens.iter().map(f).sum::<u64>() as f64 / tokens.len() as f64;
         let (instructions, macs) = (sum(|token| token.instructions), sum(|token| token.macs));

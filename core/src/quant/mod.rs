@@ -387,24 +387,6 @@ fn multiply_floats<const BYTES: usize>(
     }
 }
 
-/// A group of activations, as kernels for microcontrollers take them.
-#[cfg(any(arm_dsp, arm_mve))]
-struct ActivationGroup<'a> {
-    q: &'a [i8; GROUP],
-    d: f32,
-    sums: [i32; 2],
-}
-
-#[cfg(any(arm_dsp, arm_mve))]
-impl<'a> Activation<'a> {
-    /// The groups, in order.
-    fn groups(&self) -> impl Iterator<Item = ActivationGroup<'a>> {
-        let (q, _) = self.q.as_chunks::<GROUP>();
-        let (sums, _) = self.sums.as_chunks::<2>();
-        q.iter().zip(self.d).zip(sums).map(|((q, &d), &[a, b])| ActivationGroup { q, d, sums: [a.into(), b.into()] })
-    }
-}
-
 /// A group of weights: `codes[i] · scales[i / HALF] · d + minima[i / HALF] · m`.
 struct Group {
     codes: [i8; GROUP],

@@ -6,12 +6,24 @@ use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::sort::sort;
 use crate::tokenizer::Token;
 
-/// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
-fn candidate(logit: f32, id: u32) -> u64 {
+/// Logits that are looked at together, to see whether any has to be kept: few enough to be worth it, and whole vectors.
+const CHUNK: usize = 16;
+
+/// A logit as an integer that sorts as it does.
+fn ordered(logit: f32) -> u32 {
     let bits = logit.to_bits();
     // Negative floats sort backwards as integers: flip them all; positive ones go above them.
-    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(ordered) << 32 | u64::from(!id)
+    bits ^ ((bits as i32 >> 31) as u32 | 1 << 31)
+}
+
+/// [`ordered`], with everything that is not finite above all that is.
+fn key(logit: f32) -> u32 {
+    ordered(logit).wrapping_sub(!f32::MIN.to_bits())
+}
+
+/// A token and its logit in one number that sorts by logit, and among equals the lower id above the higher.
+fn candidate(logit: f32, id: u32) -> u64 {
+    u64::from(ordered(logit)) << 32 | u64::from(!id)
 }
 
 pub(super) fn id(candidate: u64) -> u32 {
@@ -77,27 +89,37 @@ impl<'a> Shortlist<'a> {
     }
 
     /// Takes a choice's logits of the tokens from id `first` on, of which it has `n` of lower ids already, and keeps
-    /// the largest of what `adjust(id, logit)` makes of them.
+    /// the largest.
     ///
     /// # Panics
     /// `choice` is not among those that were planned.
-    pub fn push(
-        &mut self,
-        n: usize,
-        choice: usize,
-        first: u32,
-        logits: &[f32],
-        mut adjust: impl FnMut(u32, f32) -> f32,
-    ) {
+    pub fn push(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
+        self.n_pushed = n;
+        let (chunks, rest) = logits.as_chunks::<CHUNK>();
+        for (i, chunk) in chunks.iter().enumerate() {
+            // Most chunks have nothing to keep once there is enough of better ones.
+            let best = chunk.iter().fold(0, |best, &logit| best.max(key(logit)));
+            let is_full = self.n_pushed >= self.limit;
+            if is_full && best < key(logit(self.kept[choice * self.limit])) {
+                self.n_pushed += CHUNK;
+            } else {
+                self.push_each(choice, first + (i * CHUNK) as u32, chunk);
+            }
+        }
+        self.push_each(choice, first + (chunks.len() * CHUNK) as u32, rest);
+    }
+
+    /// Takes one logit after the other.
+    fn push_each(&mut self, choice: usize, first: u32, logits: &[f32]) {
         let limit = self.limit;
         let kept = &mut self.kept[choice * limit..][..limit];
-        let mut n_kept = limit.min(n);
-        self.n_pushed = n + logits.len();
+        let mut n_kept = limit.min(self.n_pushed);
+        self.n_pushed += logits.len();
         for (id, &logit) in (first..).zip(logits) {
             if !logit.is_finite() && self.not_finite.is_none_or(|(earlier, _)| choice < earlier) {
                 self.not_finite = Some((choice, Token(id)));
             }
-            let candidate = candidate(adjust(id, logit), id);
+            let candidate = candidate(logit, id);
             if n_kept < limit {
                 kept[n_kept] = candidate;
                 n_kept += 1;

@@ -123,7 +123,7 @@ fn compare(args: &Args, opened: &mut Opened, tokens: &[Token], report: &mut Repo
             })?;
             shortlist.begin();
             gpt2::draft_logits(src, &weights, &mut state, positions.clone(), |i, first, logits| {
-                shortlist.push(first, i, first as u32, logits, |_, logit| logit);
+                shortlist.push(first, i, first as u32, logits);
             })?;
             if let Some((_, token)) = shortlist.not_finite() {
                 return Err(sampler::Error::NotFinite { token }.into());
