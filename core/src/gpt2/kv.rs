@@ -99,6 +99,23 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Copies a row to where another one starts; scales go with their groups, and rows are whole groups.
+    fn copy(&mut self, from: Range<usize>, to: usize) {
+        let groups = |at: &Range<usize>| at.start / GROUP..at.end / GROUP;
+        match self {
+            Rows::F32(values) => values.copy_within(from, to),
+            Rows::F16(values) => values.copy_within(from, to),
+            Rows::Q8_0 { q, d } => {
+                d.copy_within(groups(&from), to / GROUP);
+                q.copy_within(from, to);
+            }
+            Rows::Q4_0 { q, d } => {
+                d.copy_within(groups(&from), to / GROUP);
+                q.copy_within(from.start / 2..from.end / 2, to / 2);
+            }
+        }
+    }
+
     fn format(&self) -> KvFormat {
         match self {
             Rows::F32(_) => KvFormat::F32,
@@ -329,6 +346,13 @@ impl<'a> Kv<'a> {
         let at = self.at(layer, row);
         self.keys.restore(at..at + self.n_embd, read)?;
         self.values.restore(at..at + self.n_embd, read)
+    }
+
+    /// Copies the key and the value of a row to another one.
+    pub(super) fn copy(&mut self, layer: usize, from: usize, to: usize) {
+        let (from, to) = (self.at(layer, from), self.at(layer, to));
+        self.keys.copy(from..from + self.n_embd, to);
+        self.values.copy(from..from + self.n_embd, to);
     }
 
     /// Stores the key and the value (n_embd) of a row.

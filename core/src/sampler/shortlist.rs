@@ -14,11 +14,11 @@ fn candidate(logit: f32, id: u32) -> u64 {
     u64::from(ordered) << 32 | u64::from(!id)
 }
 
-pub(super) fn id(candidate: u64) -> u32 {
+pub(crate) fn id(candidate: u64) -> u32 {
     !(candidate as u32)
 }
 
-pub(super) fn logit(candidate: u64) -> f32 {
+pub(crate) fn logit(candidate: u64) -> f32 {
     let ordered = (candidate >> 32) as u32;
     f32::from_bits(if ordered >> 31 == 1 { ordered ^ 1 << 31 } else { !ordered })
 }
@@ -129,6 +129,11 @@ impl<'a> Shortlist<'a> {
     /// What is kept for a choice, in any order.
     pub(super) fn kept(&mut self, choice: usize) -> &mut [u64] {
         &mut self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
+    }
+
+    /// What is kept for a choice, in the order in which it was left.
+    pub(super) fn peek(&self, choice: usize) -> &[u64] {
+        &self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
     }
 
     /// Sorts the tokens of each of the first `choices` by id: before [`ids`](Shortlist::ids) and
