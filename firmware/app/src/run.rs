@@ -247,7 +247,7 @@ fn answer<B: Board, S: Source>(
                 match model.map(|model| (model, new.fit(model, have))) {
                     None => *settings = new,
                     Some((_, Err(error))) => console.error(error),
-                    Some((model, Ok(options))) => {
+                    Some((_, Ok(options))) => {
                         *settings = new;
                         if running.as_ref().is_none_or(|running| !covers(running, &options)) {
                             return Next::Plan;
