@@ -31,7 +31,7 @@ fn micro() -> Anatomy {
 const QKV: &str = "blk.0.attn_qkv.weight";
 const PROMPT: &[u8] = b"in the win";
 
-fn options(context: usize) -> Options {
+fn options(context: usize) -> Options<'static> {
     let state = gpt2::Options { context, batch: 4, kv: KvFormat::F32, ..Default::default() };
     Options { state, sampling: Params::greedy(), seed: 1, ..Options::default() }
 }

@@ -28,7 +28,7 @@ struct Text {
 /// Whether the caller stops a text once it has so many tokens.
 type Cut = Option<usize>;
 
-fn options(context: usize, sequences: usize, own: usize) -> Options {
+fn options(context: usize, sequences: usize, own: usize) -> Options<'static> {
     Options {
         state: gpt2::Options { context, batch: 2, kv: KvFormat::F32, sequences, own },
         sampling: Params { temperature: 1.0, repetition_penalty: 1.2, ..Params::default() },
@@ -100,12 +100,20 @@ proptest! {
         penalty in prop::sample::select(&[1.0f32, 1.2][..]),
         (context, batch, limit, seed) in (2..33usize, 0..9usize, 0..32usize, any::<u64>()),
         prompt in prop::collection::vec(0..256u32, 1..12),
+        (no_repeat_ngram_size, min_new_tokens) in (0..4usize, 0..9usize),
         cuts in prop::collection::vec(prop::option::of(1..20usize), 2..6),
         prefill in any::<bool>(),
     ) {
         let file = file(name);
         let prompt: Vec<Token> = prompt.into_iter().take(context).map(Token).collect();
-        let sampling = Params { temperature, top_k, repetition_penalty: penalty, ..Params::default() };
+        let sampling = Params {
+            temperature,
+            top_k,
+            repetition_penalty: penalty,
+            no_repeat_ngram_size,
+            min_new_tokens,
+            ..Params::default()
+        };
         let state = gpt2::Options { context, batch, kv, sequences: cuts.len(), own: limit };
         let options = Options { state, sampling, seed, ..Options::default() };
         let texts = with_session(&mut &file[..], &options, |mut session, src| {

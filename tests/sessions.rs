@@ -20,7 +20,7 @@ fn file(name: &str) -> Vec<u8> {
     std::fs::read(vectors().join(name)).unwrap()
 }
 
-fn drawn(context: usize, kv: KvFormat) -> Options {
+fn drawn(context: usize, kv: KvFormat) -> Options<'static> {
     let sampling = Params { temperature: 1.0, repetition_penalty: 1.2, ..Params::default() };
     Options {
         state: gpt2::Options { context, batch: 4, kv, ..Default::default() },
@@ -36,7 +36,7 @@ fn memory(file: &[u8], options: &Options) -> Vec<u8> {
 }
 
 /// A session in `memory`, which uses what the plan says.
-fn session<'a>(file: &[u8], options: &Options, memory: &'a mut [u8]) -> Session<'a> {
+fn session<'a>(file: &[u8], options: &Options<'a>, memory: &'a mut [u8]) -> Session<'a> {
     let model = Model::open(&mut &file[..]).unwrap();
     let mut arena = Arena::new(memory);
     let mut session = Session::new(&model, options, &mut &file[..], &mut arena).unwrap();
@@ -228,7 +228,7 @@ fn an_ended_text_stays_ended() {
 }
 
 /// A small text, saved.
-fn small(file: &[u8], kv: KvFormat) -> (Options, Vec<u8>) {
+fn small(file: &[u8], kv: KvFormat) -> (Options<'static>, Vec<u8>) {
     let options = drawn(8, kv);
     let mut memory = memory(file, &options);
     let mut session = session(file, &options, &mut memory);
@@ -332,12 +332,12 @@ fn forged_numbers_are_refused() {
     let mut memory = memory(&file, &options);
     let mut session = session(&file, &options, &mut memory);
     let mut refused = 0;
-    for at in (12..128).step_by(4).filter(|at| !(16..24).contains(at)) {
+    for at in (12..176).step_by(4).filter(|at| !(16..24).contains(at)) {
         for value in [0xffff_ffffu32, 0x7fff_ffff, 0x8000_0000, 9, 0x7fc0_0000] {
             let mut forged = state.clone();
             forged[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            let crc = crc64(&forged[..128]);
-            forged[128..136].copy_from_slice(&crc.to_le_bytes());
+            let crc = crc64(&forged[..176]);
+            forged[176..184].copy_from_slice(&crc.to_le_bytes());
             if restore(&mut session, model, &forged).is_err() {
                 refused += 1;
             } else {
@@ -450,11 +450,20 @@ proptest! {
         penalty in prop::sample::select(&[1.0f32, 1.2, 0.6][..]),
         kv in prop::sample::select(&KV[..]),
         (context, batch, lookup, seed) in (8..33usize, 1..9usize, 1..12usize, 0..1000u64),
+        (no_repeat_ngram_size, min_new_tokens) in (0..4usize, 0..9usize),
         keep in prop::option::of(0..7usize),
         steps in prop::collection::vec(0..30u8, 70),
     ) {
         let name = if tiny { "tiny512-untied/tiny512-untied-Q2_K.gguf" } else { "micro/micro-Q4_0.gguf" };
-        let sampling = Params { temperature, top_k, repetition_penalty: penalty, ..Params::default() };
+        let sampling = Params {
+            temperature,
+            top_k,
+            repetition_penalty: penalty,
+            no_repeat_ngram_size,
+            min_new_tokens,
+            bad_words_ids: &[&[Token(104)], &[Token(101), Token(32)]],
+            ..Params::default()
+        };
         let state = gpt2::Options { context, batch, kv, ..Default::default() };
         beside(name, Options { state, sampling, seed, ..Options::default() }, lookup, keep, &steps);
     }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use gptrickle_core::arena::{ALIGN, Arena, TooSmall};
 use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
-use gptrickle_core::sampler::Params;
+use gptrickle_core::sampler::{Generator, Params};
 use gptrickle_core::source::{Counting, Resident, Source};
 use gptrickle_core::tokenizer::{Control, Token};
 use gptrickle_tests::anatomy::{Anatomy, Tensor};
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 const KV: [KvFormat; 4] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0];
 
-fn options(context: usize, batch: usize) -> Options {
+fn options(context: usize, batch: usize) -> Options<'static> {
     Options {
         state: gpt2::Options { context, batch, kv: KvFormat::F32, ..Default::default() },
         sampling: Params::greedy(),
@@ -298,7 +298,7 @@ fn aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     &mut memory[start..][..bytes]
 }
 
-fn any_options(n_ctx: usize) -> impl Strategy<Value = Options> {
+fn any_options(n_ctx: usize) -> impl Strategy<Value = Options<'static>> {
     let state = (1..=n_ctx, 0..70usize, prop::sample::select(&KV[..]));
     let sampling = (prop::sample::select(&[0.0f32, 0.7][..]), 0..600usize, any::<bool>(), 0..200usize);
     (state, sampling, 0..40usize, (0..6usize, 0..50usize)).prop_map(
@@ -309,6 +309,10 @@ fn any_options(n_ctx: usize) -> impl Strategy<Value = Options> {
                 top_k,
                 repetition_penalty: if penalty { 1.3 } else { 1.0 },
                 repetition_window,
+                no_repeat_ngram_size: repetition_window % 4,
+                bad_words_ids: if penalty { &[&[Token(3)], &[Token(4), Token(5)]] } else { &[] },
+                min_new_tokens: top_k % 3,
+                generator: if top_k % 5 == 0 { Generator::Torch } else { Generator::Pcg },
                 ..Params::default()
             },
             seed: 1,

@@ -27,7 +27,7 @@ fn two_stage(candidates: usize) -> Head {
     Head::TwoStage { candidates }
 }
 
-fn options(candidates: usize) -> Options {
+fn options(candidates: usize) -> Options<'static> {
     Options {
         state: gpt2::Options { context: 32, batch: 4, kv: KvFormat::F32, ..Default::default() },
         sampling: Params { temperature: 1.0, top_k: 0, repetition_penalty: 1.2, ..Params::default() },
@@ -104,7 +104,7 @@ fn definition(file: &[u8], text: &[Token], options: &Options, draws: u64) -> Tok
     let mut sampler = Sampler::new(params, options.seed, n_vocab, 64, 1, &mut Arena::new(&mut memory)).unwrap();
     sampler.skip_draws(draws);
     let history: Vec<u32> = text.iter().map(|token| token.0).collect();
-    sampler.begin(&history, history.len());
+    sampler.begin(&history, history.len(), 0);
     sampler.push(0, 0, &left);
     sampler.pick(0).unwrap()
 }

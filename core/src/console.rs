@@ -54,8 +54,20 @@ pub enum Setting {
     TopP(f32),
     /// Keeps the tokens with at least this share of the likeliest one's probability.
     MinP(f32),
+    /// Keeps the tokens of nearly average information up to this share of the probability; 1 keeps all.
+    TypicalP(f32),
+    /// Keeps the tokens of this probability at least; 0 keeps all.
+    EpsilonCutoff(f32),
+    /// Keeps the tokens of a probability at least that depends on the entropy; 0 keeps all.
+    EtaCutoff(f32),
     /// Divides the logits of tokens seen before; 1 leaves them alone.
     RepetitionPenalty(f32),
+    /// Makes no sequence of so many tokens twice; 0 is off.
+    NoRepeatNgramSize(usize),
+    /// Tokens of a text, prompt and all, before which it does not end.
+    MinLength(usize),
+    /// New tokens before which a text does not end.
+    MinNewTokens(usize),
     /// Positions that the KV cache holds.
     Context(usize),
     /// How the KV cache stores its values.
@@ -71,7 +83,13 @@ pub const HELP: &[(&str, &str)] = &[
     (":set top_k N", "keep the N likeliest tokens; 0 keeps all"),
     (":set top_p X", "keep the likeliest tokens up to probability X"),
     (":set min_p X", "keep tokens with X times the likeliest one's probability"),
+    (":set typical_p X", "keep tokens of average information up to probability X"),
+    (":set epsilon_cutoff X", "keep tokens of probability X; 0 keeps all"),
+    (":set eta_cutoff X", "the same, less where many are likely; 0 keeps all"),
     (":set repetition_penalty X", "divide the logits of tokens seen before by X"),
+    (":set no_repeat_ngram_size N", "make no N tokens in a row twice; 0 is off"),
+    (":set min_length N", "end no text before it has N tokens"),
+    (":set min_new_tokens N", "end no text before it has N new tokens"),
     (":set context N", "keep N positions"),
     (":set kv f32|f16|q8_0|q4_0", "how keys and values are kept"),
     (":set batch N", "prompt positions per pass of the weights"),
@@ -90,7 +108,8 @@ pub const HELP: &[(&str, &str)] = &[
 ];
 
 const COMMANDS: &str = ":set, :seed, :max, :stats, :plan, :save, :load, :hash, :echo, :open, :check, :help, :quit";
-const SETTINGS: &str = "temperature, top_k, top_p, min_p, repetition_penalty, context, kv, batch";
+const SETTINGS: &str = "temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty, \
+    no_repeat_ngram_size, min_length, min_new_tokens, context, kv, batch";
 
 /// A line that starts with a colon and is no command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +190,13 @@ impl Setting {
             Setting::TopK(n) => options.sampling.top_k = n,
             Setting::TopP(x) => options.sampling.top_p = x,
             Setting::MinP(x) => options.sampling.min_p = x,
+            Setting::TypicalP(x) => options.sampling.typical_p = x,
+            Setting::EpsilonCutoff(x) => options.sampling.epsilon_cutoff = x,
+            Setting::EtaCutoff(x) => options.sampling.eta_cutoff = x,
             Setting::RepetitionPenalty(x) => options.sampling.repetition_penalty = x,
+            Setting::NoRepeatNgramSize(n) => options.sampling.no_repeat_ngram_size = n,
+            Setting::MinLength(n) => options.sampling.min_length = n,
+            Setting::MinNewTokens(n) => options.sampling.min_new_tokens = n,
             Setting::Context(n) => options.state.context = n,
             Setting::Kv(format) => options.state.kv = format,
             Setting::Batch(n) => options.state.batch = n,
@@ -180,15 +205,24 @@ impl Setting {
 
     fn parse(line: &str) -> Result<Self, ParseError<'_>> {
         const COUNT: &str = "a whole number from 1 on";
+        const WHOLE: &str = "a whole number";
         const SHARE: &str = "a number from 0 to 1";
         let share = |x: &f32| (0.0..=1.0).contains(x);
         let (name, value) = split(line);
         match name {
             "temperature" => number("temperature", "a number from 0 on", value, |x: &f32| x.is_finite() && *x >= 0.0)
                 .map(Setting::Temperature),
-            "top_k" => number("top_k", "a whole number", value, |_| true).map(Setting::TopK),
+            "top_k" => number("top_k", WHOLE, value, |_| true).map(Setting::TopK),
             "top_p" => number("top_p", SHARE, value, share).map(Setting::TopP),
             "min_p" => number("min_p", SHARE, value, share).map(Setting::MinP),
+            "typical_p" => number("typical_p", SHARE, value, share).map(Setting::TypicalP),
+            "epsilon_cutoff" => number("epsilon_cutoff", SHARE, value, share).map(Setting::EpsilonCutoff),
+            "eta_cutoff" => number("eta_cutoff", SHARE, value, share).map(Setting::EtaCutoff),
+            "no_repeat_ngram_size" => {
+                number("no_repeat_ngram_size", WHOLE, value, |_| true).map(Setting::NoRepeatNgramSize)
+            }
+            "min_length" => number("min_length", WHOLE, value, |_| true).map(Setting::MinLength),
+            "min_new_tokens" => number("min_new_tokens", WHOLE, value, |_| true).map(Setting::MinNewTokens),
             "repetition_penalty" => {
                 number("repetition_penalty", "a number over 0", value, |x: &f32| x.is_finite() && *x > 0.0)
                     .map(Setting::RepetitionPenalty)
@@ -272,6 +306,12 @@ mod tests {
             (":set top_k 50", Command::Set(Setting::TopK(50))),
             (":set top_p 0.95", Command::Set(Setting::TopP(0.95))),
             (":set min_p 0", Command::Set(Setting::MinP(0.0))),
+            (":set typical_p 0.9", Command::Set(Setting::TypicalP(0.9))),
+            (":set epsilon_cutoff 3e-4", Command::Set(Setting::EpsilonCutoff(3e-4))),
+            (":set eta_cutoff 6e-4", Command::Set(Setting::EtaCutoff(6e-4))),
+            (":set no_repeat_ngram_size 3", Command::Set(Setting::NoRepeatNgramSize(3))),
+            (":set min_length 20", Command::Set(Setting::MinLength(20))),
+            (":set min_new_tokens 10", Command::Set(Setting::MinNewTokens(10))),
             (":set repetition_penalty 1.3", Command::Set(Setting::RepetitionPenalty(1.3))),
             (":set context 256", Command::Set(Setting::Context(256))),
             (":set kv q8_0", Command::Set(Setting::Kv(KvFormat::Q8_0))),

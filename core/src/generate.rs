@@ -2,8 +2,9 @@
 //!
 //! [`Model::open`] checks the whole header, [`Plan`] tells how much memory a [`Session`] takes, and the session turns a
 //! prompt into tokens, one [`Session::next`] at a time. [`Session::sequences`] makes several texts of it in the same
-//! passes. [`Session::save`] and [`Session::restore`] carry it over a reset.
+//! passes, [`Session::beams`] searches for the likeliest ones. [`Session::save`] and [`Session::restore`] carry it over a reset.
 
+mod beams;
 mod lookup;
 mod saved;
 mod sequences;
@@ -11,6 +12,7 @@ mod sequences;
 use core::fmt;
 use core::ops::Range;
 
+pub use beams::{BeamOptions, Beams, EarlyStopping};
 pub use saved::{Fingerprint, RestoreError, SAVED_VERSION, Saved};
 use sequences::Branches;
 pub use sequences::Sequences;
@@ -19,7 +21,7 @@ use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf;
 use crate::gpt2::{self, Head, Header, State, Weights};
 use crate::ops::Engine;
-use crate::sampler::{self, Params, Sampler, Shortlist};
+use crate::sampler::{self, Params, Sampler, Shortlist, Sink};
 use crate::source::{self, Resident, Source};
 use crate::tokenizer::{self, Control, Token, Tokenizer, Vocabulary, VocabularyBuilder};
 
@@ -59,11 +61,11 @@ impl Model {
 
 /// What the caller chooses; all but the context has a default.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// Context, batch, KV format, and how many sequences go on from one prompt.
     pub state: gpt2::Options,
     /// How tokens are chosen.
-    pub sampling: Params,
+    pub sampling: Params<'a>,
     /// Where the random numbers start.
     pub seed: u64,
     /// Most tokens that are guessed from earlier text, to be checked in the same pass as the one before them; 0 is off.
@@ -78,11 +80,10 @@ pub struct Options {
     pub head: Head,
 }
 
-impl Options {
-    /// Checks the controls, and that `top_k` tokens are left to choose from.
+impl Options<'_> {
+    /// Checks the controls, the tokens they name, and that `top_k` tokens are left to choose from.
     fn check(&self, n_vocab: usize) -> Result<(), Error> {
-        self.sampling.check()?;
-        check_top_k(&self.sampling, self.head, n_vocab)
+        check_sampling(&self.sampling, self.head, n_vocab)
     }
 
     /// Candidates of the first stage of two, for each choice.
@@ -99,6 +100,15 @@ impl Options {
     fn of_model(&self) -> gpt2::Options {
         gpt2::Options { batch: self.state.batch.max(self.choices()), ..self.state }
     }
+}
+
+/// Checks the controls, and that the vocabulary has the tokens they name.
+fn check_sampling(sampling: &Params, head: Head, n_vocab: usize) -> Result<(), Error> {
+    sampling.check()?;
+    if let Some(token) = sampling.tokens().find(|token| token.0 as usize >= n_vocab) {
+        return Err(gpt2::Error::Token { id: token.0, n_vocab }.into());
+    }
+    check_top_k(sampling, head, n_vocab)
 }
 
 /// Two stages leave some candidates: so many of them can be chosen from, and no more.
@@ -258,6 +268,8 @@ pub struct Session<'a> {
     shortlist: Option<Shortlist<'a>>,
     tokens: &'a mut [u32], // the text so far (context)
     n_tokens: usize,
+    /// Tokens made since the last one was given.
+    made: usize,
     /// Of several sequences, what those beside the first one have made, and which go on.
     branches: Branches<'a>,
     /// A hash over the logits of each choice (choices).
@@ -287,7 +299,12 @@ impl<'a> Session<'a> {
     /// The arena is too small → [`Error::Arena`], with what the whole plan needs; a control or the context is out of
     /// range → [`Error::Sampler`], [`Error::Model`]; the file has no second head, or two stages leave too few candidates →
     /// [`Error::Model`], [`Error::TopK`]; the source cannot lend a whole row of every tensor → [`Error::Source`].
-    pub fn new<S: Source>(model: &Model, options: &Options, src: &mut S, arena: &mut Arena<'a>) -> Result<Self, Error> {
+    pub fn new<S: Source>(
+        model: &Model,
+        options: &Options<'a>,
+        src: &mut S,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, Error> {
         let config = &model.header.config;
         options.check(config.n_vocab)?;
         model.header.head_reads(options.head)?;
@@ -315,7 +332,9 @@ impl<'a> Session<'a> {
             sampler: {
                 let Options { sampling, seed, .. } = *options;
                 let n_logits = options.head.candidates(config.n_vocab);
-                Sampler::new(sampling, seed, n_logits, context, options.choices(), arena)?
+                let mut sampler = Sampler::new(sampling, seed, n_logits, context, options.choices(), arena)?;
+                sampler.candidates().set_file_ends(model.vocabulary.ends());
+                sampler
             },
             head: options.head,
             shortlist: match options.shortlist(config.n_vocab) {
@@ -325,6 +344,7 @@ impl<'a> Session<'a> {
             hashes: arena.take(options.choices())?,
             tokens: arena.take(context)?,
             n_tokens: 0,
+            made: 0,
             branches: Branches::new(&options.state, arena)?,
             n_vocab: config.n_vocab,
             last: 0,
@@ -338,18 +358,22 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Whether these controls fit into what was planned: whether [`restart`](Session::restart) can take them.
+    pub fn has_room(&self, sampling: &Params) -> bool {
+        self.sampler.has_room(sampling, self.head.candidates(self.n_vocab), self.tokens.len())
+    }
+
     /// Forgets the text and starts another one, with these controls.
     ///
     /// # Errors
     /// A control is out of range → [`Error::Sampler`], [`Error::TopK`]; the controls need more memory than was planned →
     /// [`Error::Arena`]. Either way the old text and controls stay.
-    pub fn restart(&mut self, sampling: Params, seed: u64) -> Result<(), Error> {
-        sampling.check()?;
-        check_top_k(&sampling, self.head, self.n_vocab)?;
+    pub fn restart(&mut self, sampling: Params<'a>, seed: u64) -> Result<(), Error> {
+        check_sampling(&sampling, self.head, self.n_vocab)?;
         self.sampler.set(sampling, seed, self.head.candidates(self.n_vocab), self.tokens.len())?;
         self.state.truncate(0);
         self.ready = 0..0;
-        (self.n_tokens, self.left, self.stop) = (0, usize::MAX, None);
+        (self.n_tokens, self.made, self.left, self.stop) = (0, 0, usize::MAX, None);
         self.hash = self.hash.map(|_| LogitsHash::default());
         Ok(())
     }
@@ -369,7 +393,7 @@ impl<'a> Session<'a> {
         room.iter_mut().zip(tokens).for_each(|(room, token)| *room = token.0);
         self.forget_guesses();
         self.n_tokens += tokens.len();
-        self.stop = None;
+        (self.made, self.stop) = (0, None);
         Ok(())
     }
 
@@ -396,7 +420,7 @@ impl<'a> Session<'a> {
             return Err(gpt2::Error::Full { tokens: n, left: room.len() }.into());
         }
         self.n_tokens += n;
-        self.stop = None;
+        (self.made, self.stop) = (0, None);
         Ok(n)
     }
 
@@ -497,46 +521,17 @@ impl<'a> Session<'a> {
         }
         // As many as had room in the batch, or were run before the head failed.
         let ahead = self.state.len() - self.n_tokens;
-        self.sampler.begin(&self.tokens[..self.n_tokens + ahead], self.n_tokens);
+        self.sampler.begin(&self.tokens[..self.n_tokens + ahead], self.n_tokens, self.made);
         self.score(src, self.last..self.last + 1 + ahead)?;
         self.ready = 0..1 + ahead;
         Ok(())
     }
 
-    /// Hands the logits of some positions of the last pass to the sampler, each to a choice of its own, from one reading
-    /// of the head, or of the draft and the rows it leaves.
+    /// Hands the logits of some positions of the last pass to the sampler, each to a choice of its own.
     fn score<S: Source>(&mut self, src: &mut S, positions: Range<usize>) -> Result<(), Error> {
-        self.hashes[..positions.len()].fill(LogitsHash::default().0);
-        let Session { weights, state, sampler, shortlist, hashes, .. } = self;
-        let hashed = self.hash.is_some();
-        let mut take = |sampler: &mut Sampler, choice: usize, n: usize, first: u32, logits: &[f32]| {
-            sampler.push_after(n, choice, first, logits);
-            if hashed {
-                let mut hash = LogitsHash(hashes[choice]);
-                logits.iter().for_each(|logit| hash.update(u64::from(logit.to_bits())));
-                hashes[choice] = hash.0;
-            }
-        };
-        let Some(shortlist) = shortlist else {
-            return Ok(gpt2::logits(src, weights, state, positions, |choice, first, logits| {
-                take(sampler, choice, first, first as u32, logits);
-            })?);
-        };
-        let choices = positions.len();
-        shortlist.begin();
-        gpt2::draft_logits(src, weights, state, positions, |choice, first, logits| {
-            shortlist.push(first, choice, first as u32, logits);
-        })?;
-        if let Some((choice, token)) = shortlist.not_finite() {
-            sampler.refuse(choice, token);
-        }
-        shortlist.sort(choices);
-        gpt2::rescore(src, weights, state, choices, shortlist.ids(choices), |choice, id, logit| {
-            if let Some(n) = shortlist.rank(choice, id) {
-                take(sampler, choice, n, id, &[logit]);
-            }
-        })?;
-        Ok(())
+        let hashes = self.hash.is_some().then_some(&mut *self.hashes);
+        let Session { weights, state, sampler, shortlist, .. } = self;
+        score(src, weights, state, shortlist.as_mut(), positions, &mut Hashed { sink: sampler, hashes })
     }
 
     /// Begins an empty text with the token that begins every text.
@@ -590,7 +585,7 @@ impl<'a> Session<'a> {
         if let Some(hash) = &mut self.hash {
             hash.update(self.hashes[choice]);
         }
-        if self.tokenizer.vocabulary().is_end(token) {
+        if self.sampler.is_end(token) {
             self.forget_guesses();
             self.stop = Some(StopReason::EndOfText);
             return Ok(None);
@@ -602,6 +597,7 @@ impl<'a> Session<'a> {
             self.tokens[self.n_tokens] = token.0;
         }
         self.n_tokens += 1;
+        self.made = self.made.saturating_add(1);
         self.left -= 1;
         Ok(Some(token))
     }
@@ -644,6 +640,59 @@ impl<'a> Session<'a> {
     /// The hash over all logits since it was started, if it was.
     pub fn logits_hash(&self) -> Option<LogitsHash> {
         self.hash
+    }
+}
+
+/// Hands the logits of some positions of the last pass to a sink, each to a choice of its own, from one reading of the
+/// head, or of the draft and the rows it leaves.
+fn score<S: Source>(
+    src: &mut S,
+    weights: &Weights,
+    state: &mut State,
+    shortlist: Option<&mut Shortlist>,
+    positions: Range<usize>,
+    sink: &mut impl Sink,
+) -> Result<(), Error> {
+    let Some(shortlist) = shortlist else {
+        return Ok(gpt2::logits(src, weights, state, positions, |choice, first, logits| {
+            sink.push_after(first, choice, first as u32, logits);
+        })?);
+    };
+    let choices = positions.len();
+    shortlist.begin();
+    gpt2::draft_logits(src, weights, state, positions, |choice, first, logits| {
+        shortlist.push(first, choice, first as u32, logits);
+    })?;
+    if let Some((choice, token)) = shortlist.not_finite() {
+        sink.refuse(choice, token);
+    }
+    shortlist.sort(choices);
+    gpt2::rescore(src, weights, state, choices, shortlist.ids(choices), |choice, id, logit| {
+        if let Some(n) = shortlist.rank(choice, id) {
+            sink.push_after(n, choice, id, &[logit]);
+        }
+    })?;
+    Ok(())
+}
+
+/// A sampler whose logits are hashed on their way, if they are to be.
+struct Hashed<'s, 'a> {
+    sink: &'s mut Sampler<'a>,
+    hashes: Option<&'s mut [u64]>, // (choices)
+}
+
+impl Sink for Hashed<'_, '_> {
+    fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
+        self.sink.push_after(n, choice, first, logits);
+        if let Some(hashes) = &mut self.hashes {
+            let mut hash = LogitsHash(if n == 0 { LogitsHash::default().0 } else { hashes[choice] });
+            logits.iter().for_each(|logit| hash.update(u64::from(logit.to_bits())));
+            hashes[choice] = hash.0;
+        }
+    }
+
+    fn refuse(&mut self, choice: usize, token: Token) {
+        self.sink.refuse(choice, token);
     }
 }
 

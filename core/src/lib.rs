@@ -18,7 +18,8 @@
 //! may choose which rows of the head are read ([`gpt2::Head`]). Its bytes are decoded, and it becomes the
 //! next position: one more pass of the weights, for the next token. [`generate::Session`] is this loop. Where the text
 //! repeats itself, tokens can be guessed and checked together, in the same pass; and several texts can go on from one
-//! prompt ([`generate::Session::sequences`]), a token of each from every pass.
+//! prompt ([`generate::Session::sequences`]), a token of each from every pass, or be searched for the likeliest one
+//! ([`generate::Session::beams`]).
 //!
 //! A person or a script asks for all this in lines ([`console`]), the same ones on the desk and on a board.
 //!

@@ -1,29 +1,50 @@
-//! Logits in, a token out: greedy, or drawn after temperature, top-k, top-p and min-p.
+//! Logits in, a token out: greedy, or drawn, after every control of Hugging Face's `GenerationConfig`.
 //!
 //! Logits arrive in pieces, as the head streams its rows, and only what the controls need is kept: the best one for
 //! greedy, `top_k` of them for top-k, all of them only where neither bounds the choice. Several choices, each after one more
 //! token of a guess, can be kept from one reading of the head, and are then made in order. The controls have the names,
-//! the meaning and the order of Hugging Face's `GenerationConfig`: repetition penalty, temperature, top-k, top-p, min-p.
+//! the meaning and the order of transformers: while logits stream by, the processors (repetition penalty, n-grams, bad
+//! words, minimal lengths); over what is kept, the warpers (temperature, top-k, top-p, min-p, typical, epsilon, eta).
 
+mod candidates;
 mod shortlist;
+#[cfg(feature = "torch")]
+mod torch;
+mod warpers;
 
 use core::fmt;
 
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 
+pub use candidates::{Candidates, Sink};
 pub use shortlist::Shortlist;
-use shortlist::{id, logit};
+pub(crate) use shortlist::{id, logit};
 
-use crate::arena::{Arena, TooSmall, bytes_of};
-use crate::exp::exp;
-use crate::sort::sort;
+use crate::arena::{Arena, TooSmall};
 use crate::tokenizer::Token;
+use warpers::Weights;
+
+/// What draws random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Generator {
+    /// PCG32: 16 bytes of state, a number for each token, any place of its stream at once.
+    #[default]
+    Pcg,
+    /// As PyTorch on a CPU: MT19937 and `torch.multinomial`. From the same seed, a model in F32 or F16 gives the text that
+    /// transformers gives, for one sequence and for several.
+    ///
+    /// 2.5 kB of state, two numbers for each token of the vocabulary. A place in its stream is reached by drawing all
+    /// numbers before it.
+    #[cfg(feature = "torch")]
+    Torch,
+}
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Params {
-    /// Divides the logits; 0 is greedy: the token with the largest logit, the lowest id among equals.
+pub struct Params<'a> {
+    /// Divides the logits; 0 is greedy, transformers' `do_sample=False`: the token with the largest logit, the lowest id
+    /// among equals.
     pub temperature: f32,
     /// Keeps the `top_k` largest logits; 0 keeps all.
     pub top_k: usize,
@@ -31,20 +52,55 @@ pub struct Params {
     pub top_p: f32,
     /// Keeps tokens at least this probable relative to the most probable; 0 keeps all.
     pub min_p: f32,
+    /// Keeps the tokens whose information is nearest to the entropy, until their probabilities reach this sum; 1 keeps all.
+    pub typical_p: f32,
+    /// Keeps tokens at least this probable, and the most probable one; 0 and 1 keep all.
+    pub epsilon_cutoff: f32,
+    /// Keeps tokens at least as probable as the lesser of this and `sqrt(this) * e^-entropy`, and the most probable one; 0
+    /// and 1 keep all.
+    pub eta_cutoff: f32,
     /// Makes tokens of the window less likely: positive logits are divided by it, negative ones multiplied; 1 is off.
     pub repetition_penalty: f32,
-    /// How many of the last tokens the penalty looks at.
+    /// How many of the last tokens the penalty looks at; `usize::MAX` is the whole text, as in transformers.
     pub repetition_window: usize,
+    /// Bars tokens that would end a sequence of so many tokens which the text has already; 0 is off.
+    pub no_repeat_ngram_size: usize,
+    /// Bars the last token of each of these where the others end the text; a token that ends a text is not barred.
+    pub bad_words_ids: &'a [&'a [Token]],
+    /// What ends a text, instead of what the file says; where it is empty, that does.
+    pub eos_token_id: &'a [Token],
+    /// Bars the end of a text of fewer tokens, those of the prompt and of a window that slides among them.
+    pub min_length: usize,
+    /// Bars the end before so many tokens were made after the prompt.
+    pub min_new_tokens: usize,
+    /// What draws.
+    pub generator: Generator,
 }
 
-impl Default for Params {
+impl Default for Params<'_> {
     /// Temperature 0.8 over the best 50 tokens.
     fn default() -> Self {
-        Params { temperature: 0.8, top_k: 50, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, repetition_window: 64 }
+        Params {
+            temperature: 0.8,
+            top_k: 50,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
+            repetition_penalty: 1.0,
+            repetition_window: usize::MAX,
+            no_repeat_ngram_size: 0,
+            bad_words_ids: &[],
+            eos_token_id: &[],
+            min_length: 0,
+            min_new_tokens: 0,
+            generator: Generator::Pcg,
+        }
     }
 }
 
-impl Params {
+impl Params<'_> {
     /// Always the likeliest token.
     pub fn greedy() -> Self {
         Params { temperature: 0.0, ..Params::default() }
@@ -59,12 +115,20 @@ impl Params {
             ("temperature", self.temperature, 0.0, 1e6),
             ("top_p", self.top_p, f32::MIN_POSITIVE, 1.0),
             ("min_p", self.min_p, 0.0, 1.0),
+            ("typical_p", self.typical_p, f32::MIN_POSITIVE, 1.0),
+            ("epsilon_cutoff", self.epsilon_cutoff, 0.0, 1.0),
+            ("eta_cutoff", self.eta_cutoff, 0.0, 1.0),
             ("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE, 1e6),
         ];
         match controls.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
             Some((name, value, least, most)) => Err(Error::Control { name, value, least, most }),
             None => Ok(()),
         }
+    }
+
+    /// The tokens that the controls name.
+    pub fn tokens(&self) -> impl Iterator<Item = Token> {
+        self.bad_words_ids.iter().copied().flatten().chain(self.eos_token_id).copied()
     }
 
     /// How many logits are kept of a vocabulary of `n_vocab`.
@@ -77,12 +141,19 @@ impl Params {
     }
 
     /// How many of a context's last tokens are remembered for the penalty.
-    fn window(&self, context: usize) -> usize {
+    pub(crate) fn window(&self, context: usize) -> usize {
         if self.repetition_penalty == 1.0 { 0 } else { self.repetition_window.min(context) }
     }
 
+    /// Most tokens that can be barred at once.
+    fn most_barred(&self, context: usize) -> usize {
+        let repeated = if self.no_repeat_ngram_size == 0 { 0 } else { context };
+        let ends = if self.min_length.max(self.min_new_tokens) == 0 { 0 } else { self.eos_token_id.len().max(2) };
+        repeated.saturating_add(self.bad_words_ids.len()).saturating_add(ends)
+    }
+
     /// A finite logit stays finite, whatever the penalty.
-    fn penalised(&self, logit: f32) -> f32 {
+    pub(crate) fn penalised(&self, logit: f32) -> f32 {
         let penalty = self.repetition_penalty;
         let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
         if logit.is_finite() { penalised.clamp(f32::MIN, f32::MAX) } else { logit }
@@ -90,8 +161,10 @@ impl Params {
 
     /// Arena bytes of a sampler with these controls, for so many choices at once.
     pub fn bytes(&self, n_vocab: usize, context: usize, choices: usize) -> usize {
-        let each = |n: usize| n.saturating_mul(choices);
-        bytes_of::<u64>(each(self.kept(n_vocab))).saturating_add(bytes_of::<u32>(each(self.window(context))))
+        let candidates = Candidates::bytes(self, self.kept(n_vocab), context, choices);
+        #[cfg(feature = "torch")]
+        let candidates = candidates.saturating_add(torch::Mt19937::bytes(self.generator == Generator::Torch));
+        candidates
     }
 }
 
@@ -115,6 +188,8 @@ pub enum Error {
         /// The most it may be.
         most: f32,
     },
+    /// No token may be chosen: all that were kept are barred, by n-grams, bad words or a minimal length.
+    NothingLeft,
 }
 
 impl fmt::Display for Error {
@@ -122,6 +197,9 @@ impl fmt::Display for Error {
         match self {
             Error::NotFinite { token } => {
                 write!(f, "the logit of token {token} is not finite: the file's weights are damaged")
+            }
+            Error::NothingLeft => {
+                f.write_str("every token is barred: use fewer bad words, a larger no_repeat_ngram_size or top_k")
             }
             Error::Control { name, value, least, most } => {
                 if *least == f32::MIN_POSITIVE {
@@ -139,21 +217,15 @@ impl core::error::Error for Error {}
 /// Draws tokens; the same seed and the same logits give the same tokens on every target.
 #[derive(Debug)]
 pub struct Sampler<'a> {
-    params: Params,
+    candidates: Candidates<'a>,
     seed: u64,
     rng: Pcg32,
-    /// Numbers drawn from `rng` since its seed.
+    #[cfg(feature = "torch")]
+    torch: torch::Mt19937<'a>,
+    /// Choices drawn since the seed.
     draws: u64,
-    /// How many of the last tokens the penalty looks at.
-    window: usize,
-    /// What is kept for each choice.
-    best: Shortlist<'a>,
-    /// The tokens that the penalty looks at, ascending, [`NO_TOKEN`] where the text is shorter (choices, window).
-    recent: &'a mut [u32],
+    n_vocab: usize,
 }
-
-/// No token has this id.
-const NO_TOKEN: u32 = u32::MAX;
 
 impl<'a> Sampler<'a> {
     /// Cuts what `params` need for `choices` at once from `arena`: the bytes that [`Params::bytes`] tells.
@@ -161,45 +233,53 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// Too little memory → [`TooSmall`].
     pub fn new(
-        params: Params,
+        params: Params<'a>,
         seed: u64,
         n_vocab: usize,
         context: usize,
         choices: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, TooSmall> {
-        let (limit, window) = (params.kept(n_vocab), params.window(context));
-        Ok(Sampler {
-            params,
+        let mut sampler = Sampler {
+            candidates: Candidates::new(params, params.kept(n_vocab), context, choices, arena)?,
             seed,
             rng: Pcg32::seed_from_u64(seed),
+            #[cfg(feature = "torch")]
+            torch: torch::Mt19937::new(params.generator == Generator::Torch, arena)?,
             draws: 0,
-            window,
-            best: Shortlist::new(limit, choices, arena)?,
-            recent: arena.take(window.saturating_mul(choices))?,
-        })
+            n_vocab,
+        };
+        sampler.start(seed);
+        Ok(sampler)
+    }
+
+    /// Whether there is room for what these controls need.
+    pub fn has_room(&self, params: &Params, n_vocab: usize, context: usize) -> bool {
+        #[cfg(feature = "torch")]
+        if params.generator == Generator::Torch && self.torch.bytes_cut() == 0 {
+            return false;
+        }
+        self.candidates.has_room(params, params.kept(n_vocab), context)
     }
 
     /// Changes the controls and starts the generator anew.
     ///
     /// # Errors
-    /// They need more memory than was cut → [`TooSmall`], and the old ones stay.
-    pub fn set(&mut self, params: Params, seed: u64, n_vocab: usize, context: usize) -> Result<(), TooSmall> {
-        let (limit, window) = (params.kept(n_vocab), params.window(context));
-        let choices = self.best.choices();
-        if !self.best.has_room(limit) || window.saturating_mul(choices) > self.recent.len() {
-            let have = self.best.bytes_cut() + bytes_of::<u32>(self.recent.len());
-            return Err(TooSmall { needed: params.bytes(n_vocab, context, choices), have });
+    /// They need more memory than was cut, or other parts of it → [`TooSmall`], and the old ones stay.
+    pub fn set(&mut self, params: Params<'a>, seed: u64, n_vocab: usize, context: usize) -> Result<(), TooSmall> {
+        if !self.has_room(&params, n_vocab, context) {
+            let needed = params.bytes(n_vocab, context, self.candidates.choices());
+            return Err(TooSmall { needed, have: self.candidates.bytes_cut() });
         }
-        self.best.set_limit(limit);
-        (self.params, self.window) = (params, window);
-        self.seek(seed, 0);
+        self.candidates.set(params, params.kept(n_vocab), context);
+        self.n_vocab = n_vocab;
+        self.start(seed);
         Ok(())
     }
 
     /// The controls.
-    pub fn params(&self) -> Params {
-        self.params
+    pub fn params(&self) -> Params<'a> {
+        *self.candidates.params()
     }
 
     /// Where the random numbers started.
@@ -207,47 +287,66 @@ impl<'a> Sampler<'a> {
         self.seed
     }
 
-    /// How many random numbers were drawn since the seed: one a choice, none if greedy.
+    /// How many choices were drawn since the seed: none if greedy.
     pub fn draws(&self) -> u64 {
         self.draws
     }
 
-    /// Puts the generator where it is after so many draws from a seed, in a time that hardly depends on how many.
-    pub fn seek(&mut self, seed: u64, draws: u64) {
+    fn start(&mut self, seed: u64) {
         (self.seed, self.rng, self.draws) = (seed, Pcg32::seed_from_u64(seed), 0);
-        self.skip_draws(draws);
+        #[cfg(feature = "torch")]
+        self.torch.seed(seed);
     }
 
-    /// Skips `n` random numbers, in a time that hardly depends on `n`.
+    /// Puts the generator where it is after so many choices from a seed, in a time that hardly depends on how many; see
+    /// [`Generator`] for the one that takes time.
+    pub fn seek(&mut self, seed: u64, draws: u64) {
+        // What draws on from where it is need not start again.
+        if self.params().generator == Generator::Pcg || seed != self.seed || draws < self.draws {
+            self.start(seed);
+        }
+        self.skip_draws(draws - self.draws);
+    }
+
+    /// Skips the random numbers of `n` choices.
     pub fn skip_draws(&mut self, n: u64) {
-        self.rng.advance(n);
+        match self.params().generator {
+            Generator::Pcg => self.rng.advance(n),
+            #[cfg(feature = "torch")]
+            Generator::Torch => self.torch.skip(n.saturating_mul(self.n_vocab as u64)),
+        }
         self.draws = self.draws.wrapping_add(n);
     }
 
-    /// Starts choices after the first `n` tokens of `history`, after the first `n + 1`, and so on to all of it.
+    /// What is kept of the logits of each choice.
+    pub fn candidates(&mut self) -> &mut Candidates<'a> {
+        &mut self.candidates
+    }
+
+    /// Whether a token ends a text.
+    pub fn is_end(&self, token: Token) -> bool {
+        self.candidates.is_end(token)
+    }
+
+    /// Starts choices after the first `n` tokens of `history`, after the first `n + 1`, and so on to all of it; of the
+    /// first `n`, the last `made` were not given but made.
     ///
-    /// The repetition penalty of each looks at its own part of the text.
+    /// The processors of each look at its own part of the text.
     ///
     /// # Panics
     /// There are more than were planned, or `n` is beyond the text.
-    pub fn begin(&mut self, history: &[u32], n: usize) {
+    pub fn begin(&mut self, history: &[u32], n: usize, made: usize) {
         for (choice, end) in (n..=history.len()).enumerate() {
-            self.begin_choice(choice, history[..end].iter().copied());
+            self.begin_choice(choice, made + choice, end, |i| history[i]);
         }
     }
 
-    /// Starts one choice, after a text of its own; choice 0 first.
+    /// Starts one choice: [`Candidates::begin_choice`].
     ///
     /// # Panics
     /// `choice` is not among those that were planned.
-    pub fn begin_choice(&mut self, choice: usize, history: impl DoubleEndedIterator<Item = u32>) {
-        if choice == 0 {
-            self.best.begin();
-        }
-        let recent = &mut self.recent[choice * self.window..][..self.window];
-        recent.fill(NO_TOKEN);
-        recent.iter_mut().zip(history.rev()).for_each(|(recent, token)| *recent = token);
-        sort(recent, |a, b| a < b);
+    pub fn begin_choice(&mut self, choice: usize, made: usize, len: usize, token: impl Fn(usize) -> u32) {
+        self.candidates.begin_choice(choice, made, len, token);
     }
 
     /// Takes a choice's logits of the tokens from id `first` on: from 0 to the last, in pieces that join.
@@ -255,78 +354,66 @@ impl<'a> Sampler<'a> {
         self.push_after(first as usize, choice, first, logits);
     }
 
-    /// Takes a choice's logits of the tokens from id `first` on, of which it has `n` of lower ids already: those that
-    /// are left out cannot be chosen.
-    pub fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
-        let recent = &self.recent[choice * self.window..][..self.window];
-        let recent = &recent[recent.partition_point(|&recent| recent < first)..];
-        let mut done = 0;
-        for &token in recent {
-            // A token may have been said more than once.
-            let Some(at) = (token - first).checked_sub(done as u32).map(|ahead| done + ahead as usize) else {
-                continue;
-            };
-            let Some(&logit) = logits.get(at) else { break };
-            self.best.push(n + done, choice, first + done as u32, &logits[done..at]);
-            self.best.push(n + at, choice, token, &[self.params.penalised(logit)]);
-            done = at + 1;
-        }
-        self.best.push(n + done, choice, first + done as u32, &logits[done..]);
-    }
-
-    /// Makes a choice one of [`Error::NotFinite`], for a logit that was seen elsewhere.
-    pub fn refuse(&mut self, choice: usize, token: Token) {
-        self.best.refuse(choice, token);
-    }
-
     /// Chooses a token from the logits that a choice was given since [`begin`](Sampler::begin).
     ///
-    /// Choices are made in order, and each draws one number: those after it may as well be left.
+    /// Choices are made in order, and each draws once: those after it may as well be left.
     ///
     /// # Errors
-    /// One of them is NaN or infinite, or there were none → [`Error::NotFinite`].
+    /// One of them is NaN or infinite, or there were none → [`Error::NotFinite`]; none may be chosen →
+    /// [`Error::NothingLeft`].
     pub fn pick(&mut self, choice: usize) -> Result<Token, Error> {
-        if let Some((_, token)) = self.best.not_finite().filter(|&(bad, _)| bad == choice) {
-            return Err(Error::NotFinite { token });
+        let params = self.params();
+        let kept = self.candidates.sorted(choice)?;
+        if params.temperature == 0.0 {
+            return Ok(Token(id(kept[0])));
         }
-        let kept = self.best.kept(choice);
-        sort(kept, |a, b| a > b);
-        let kept = &*kept;
-        let Some(&best) = kept.first() else { return Err(Error::NotFinite { token: Token(0) }) };
-        let Params { temperature, top_p, min_p, .. } = self.params;
-        if temperature == 0.0 {
-            return Ok(Token(id(best)));
-        }
-        // exp((x - max) / t): probabilities, but for a common factor.
-        let weight = |candidate: u64| exp((logit(candidate) - logit(best)) / temperature);
-
-        let total: f32 = kept.iter().map(|&c| weight(c)).sum();
-        let mut n = kept.len();
-        if top_p < 1.0 {
-            let mut sum = 0.0;
-            let reached = |&&candidate: &&u64| {
-                let before = sum;
-                sum += weight(candidate);
-                before < top_p * total
-            };
-            n = kept.iter().take_while(reached).count();
-        }
-        if min_p > 0.0 {
-            n = kept[..n].iter().take_while(|&&c| weight(c) >= min_p).count();
-        }
-        let kept = &kept[..n.max(1)];
-        let total: f32 = kept.iter().map(|&c| weight(c)).sum();
-
-        // 24 random bits are all the fraction bits an f32 in 0..1 has.
+        let weights = Weights::new(kept, params.temperature);
+        let left = weights.left(&params);
+        let (scale, total) = (weights.scale, weights.total(left.clone()));
+        let kept = &mut kept[left];
         self.draws = self.draws.wrapping_add(1);
-        let mut left = (self.rng.next_u32() >> 8) as f32 / 16_777_216.0 * total;
-        for &candidate in kept {
-            left -= weight(candidate);
-            if left < 0.0 {
+        #[cfg(feature = "torch")]
+        if params.generator == Generator::Torch {
+            return Ok(self.torch.multinomial(kept, |candidate| scale.weight(candidate) / total, self.n_vocab));
+        }
+        // 24 random bits are all the fraction bits an f32 in 0..1 has.
+        let mut rest = (self.rng.next_u32() >> 8) as f32 / 16_777_216.0 * total;
+        for &candidate in &*kept {
+            rest -= scale.weight(candidate);
+            if rest < 0.0 {
                 return Ok(Token(id(candidate)));
             }
         }
         Ok(Token(id(kept[kept.len() - 1])))
+    }
+
+    /// The probabilities from which [`pick`](Sampler::pick) draws, as `show(token, probability)`, the likeliest first; of
+    /// greedy ones, the one token.
+    ///
+    /// # Errors
+    /// As [`pick`](Sampler::pick).
+    pub fn probabilities(&mut self, choice: usize, mut show: impl FnMut(Token, f32)) -> Result<(), Error> {
+        let params = self.params();
+        let kept = self.candidates.sorted(choice)?;
+        if params.temperature == 0.0 {
+            show(Token(id(kept[0])), 1.0);
+            return Ok(());
+        }
+        let weights = Weights::new(kept, params.temperature);
+        let left = weights.left(&params);
+        let total = weights.total(left.clone());
+        kept[left].iter().for_each(|&c| show(Token(id(c)), weights.scale.weight(c) / total));
+        Ok(())
+    }
+}
+
+impl Sink for Sampler<'_> {
+    fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
+        self.candidates.push_after(n, choice, first, logits);
+    }
+
+    fn refuse(&mut self, choice: usize, token: Token) {
+        self.candidates.refuse(choice, token);
     }
 }
 
@@ -350,7 +437,7 @@ mod tests {
         let mut sampler = Sampler::new(params, seed, N, history.len(), 1, &mut arena).unwrap();
         assert_eq!(arena.used(), params.bytes(N, history.len(), 1));
         let draw = |_| {
-            sampler.begin(history, history.len());
+            sampler.begin(history, history.len(), 0);
             for (i, piece) in logits.chunks(7).enumerate() {
                 sampler.push(0, i as u32 * 7, piece);
             }
@@ -451,7 +538,7 @@ mod tests {
             (logits[700], logits[41]) = (20.0, -3e38);
             let mut pick = |logits: &[f32], size| {
                 sampler.seek(seed, 0);
-                sampler.begin(&history, history.len());
+                sampler.begin(&history, history.len(), 0);
                 for (i, piece) in logits.chunks(size).enumerate() {
                     sampler.push(0, (i * size) as u32, piece);
                 }
@@ -475,7 +562,7 @@ mod tests {
         let params = Params { top_k: 5, ..Params::default() };
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut sampler = Sampler::new(params, 1, N, 4, 2, &mut Arena::new(&mut memory)).unwrap();
-            sampler.begin(&[7], 0);
+            sampler.begin(&[7], 0, 0);
             sampler.push(1, 0, &[1.0, bad, 2.0]);
             sampler.push(0, 0, &[1.0, 3.0, 2.0]);
             // A choice that follows from a guess may never be made: only then is it an error.
@@ -497,12 +584,12 @@ mod tests {
             let [memory, other] = &mut memories;
             let (mut together, mut single) = (sampler(memory), sampler(other));
             for n in [0, 1, 5, 37] {
-                together.begin(&history[..n + 3], n);
+                together.begin(&history[..n + 3], n, 0);
                 for first in (0..N).step_by(50) {
                     (0..4).for_each(|i| together.push(i, first as u32, &logits(i as u64)[first..first + 50]));
                 }
                 for i in 0..4 {
-                    single.begin(&history[..n + i], n + i);
+                    single.begin(&history[..n + i], n + i, 0);
                     single.push(0, 0, &logits(i as u64));
                     assert_eq!(together.pick(i), single.pick(0), "{params:?}: choice {i} after {n}");
                 }

@@ -87,7 +87,7 @@ const MAX_NEW_TOKENS: usize = 200;
 pub struct Generation<'a> {
     model: &'a mut Model,
     prompt: &'a str,
-    options: Options,
+    options: Options<'a>,
     max_new_tokens: usize,
     stops: Vec<&'a str>,
 }
@@ -100,7 +100,7 @@ impl<'a> Generation<'a> {
     }
 
     /// How tokens are chosen: temperature, top-k and their like; the core's defaults if it is not said.
-    pub fn sampling(mut self, params: Params) -> Self {
+    pub fn sampling(mut self, params: Params<'a>) -> Self {
         self.options.sampling = params;
         self
     }

@@ -417,6 +417,76 @@ fn suggestions_are_the_texts_that_generate_makes() {
 }
 
 #[test]
+fn controls_come_from_flags_then_a_file_then_transformers() {
+    let folder = Folder::new("config");
+    let config = |text: &str| folder.file("generation_config.json", text.as_bytes());
+    let generate = |args: &[&str]| run(&[&["generate", "Once upon a time", "--json"], args].concat());
+    let tokens = |run: Run| -> Vec<Value> { run.lines().into_iter().map(|mut line| line["token"].take()).collect() };
+    let greedy = tokens(generate(&["--temperature", "0", "-n", "20"]));
+
+    // What the file does not say is as in transformers: greedy; a flag is stronger than the file.
+    let path = config(r#"{"max_new_tokens": 20, "repetition_penalty": null, "transformers_version": "5.24.0"}"#);
+    assert_eq!(tokens(generate(&["--config", &path])), greedy);
+    assert_eq!(tokens(generate(&["--config", &path, "-n", "7"]))[..7], greedy[..7]);
+    let drawn = tokens(generate(&["-n", "20", "--temperature", "0.9", "--rng", "torch"]));
+    assert_eq!(tokens(generate(&["--config", &path, "--temperature", "0.9", "--rng", "torch"])), drawn);
+    let path = config(r#"{"do_sample": true, "temperature": 0.9, "max_length": 24, "eos_token_id": 4095}"#);
+    assert_eq!(tokens(generate(&["--config", &path, "--rng", "torch"])), drawn);
+
+    // Lists: what is barred is not there, and what ends a text is not shown.
+    let barred = greedy[8].as_u64().unwrap();
+    let text = format!(r#"{{"max_new_tokens": 20, "bad_words_ids": [[{barred}]], "unheard_of": 1}}"#);
+    let run_barred = generate(&["--config", &config(&text)]);
+    assert!(run_barred.err.contains("unheard_of is not known here"), "{}", run_barred.err);
+    let found = tokens(run_barred);
+    assert_eq!(found[..8], greedy[..8]);
+    assert!(!found.contains(&barred.into()));
+    assert_eq!(tokens(generate(&["--temperature", "0", "--eos-token-id", &barred.to_string()]))[..8], greedy[..8]);
+    let plain = run(&["generate", "Once upon a time", "--temperature", "0", "--bad-words", "little", "-n", "40"]).ok();
+    assert!(!plain.contains("little"), "{plain}");
+    let with_prompt =
+        run(&["generate", "Once upon a time", "--temperature", "0", "-n", "3", "--return-full-text"]).ok();
+    assert_eq!(with_prompt, "Once upon a time, there was\n");
+    let hurried = generate(&["--max-time", "0.000001"]).lines().pop().unwrap();
+    assert_eq!((&hurried["stop"], &hurried["new_tokens"]), (&"max_time".into(), &1.into()));
+
+    for (text, words) in [
+        (r#"{"top_p": "high"}"#, &["generation_config.json", "top_p", "\"high\""][..]),
+        (r#"{"top_p": 2}"#, &["top_p is 2", "at most 1"]),
+        (r#"{"early_stopping": "soon"}"#, &["early_stopping", "true, false or never"]),
+        (r#"{"num_beams": 2, "num_return_sequences": 3}"#, &["num_return_sequences is 3", "num_beams 2"]),
+        (r#"{"num_beams": 2, "do_sample": true}"#, &["do_sample is true", "num_beams 2"]),
+        (r#"{"max_length": 9, "min_length": 10}"#, &["min_length is 10", "max_length 9"]),
+        (r#"{"max_length": 4}"#, &["max_length is 4", "prompt has 4 tokens"]),
+        (r#"{"bad_words_ids": [[5000]]}"#, &["token 5000", "4096"]),
+        ("[]", &["no generation_config.json"]),
+    ] {
+        generate(&["--config", &config(text)]).fails(words);
+    }
+    generate(&["--config", &config(r#"{"num_beams": 2}"#), "--lookup", "4"]).fails(&["--lookup", "num_beams"]);
+    generate(&["--config", &folder.path("none")]).fails(&["cannot read", "none"]);
+    generate(&["-n", "4", "--max-length", "8"]).misuse(&["--max-length"]);
+}
+
+#[test]
+fn a_search_shows_the_best_texts_first() {
+    let args = ["generate", "Once upon a time", "-n", "24", "--num-beams", "4"];
+    let best = run(&args).ok();
+    let several = run(&[&args[..], &["--num-return-sequences", "3"]].concat()).ok();
+    assert!(several.starts_with("--- 1 of 3, score -0.") && several.contains(&best), "{several}");
+    let mut lines = run(&[&args[..], &["--num-return-sequences", "3", "--json"]].concat()).lines();
+    let summary = lines.pop().unwrap();
+    let scores: Vec<f64> = (0..3).map(|i| summary["sequences"][i]["score"].as_f64().unwrap()).collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    let text: String =
+        lines.iter().filter(|line| line["sequence"] == 0).map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(text + "\n", best);
+    // A search of 24 tokens takes as many passes as a text of 24 tokens.
+    assert_eq!(summary["passes"], 23);
+    run(&[&args[..], &["--logits-hash"]].concat()).misuse(&["--logits-hash"]);
+}
+
+#[test]
 fn a_script_of_lines_is_what_somebody_types() {
     let repl = |args: &[&str], script: &str| run_with_stdin(&[&["repl"], args].concat(), script.as_bytes());
     let generate = |args: &[&str]| run(&[&["generate"], args].concat()).ok();

@@ -4,7 +4,7 @@
 //! it says is refused before the session is touched; then the body, and the checksum of the body.
 //!
 //! ```text
-//! byte 0       8         12    16      24        ...      128      136
+//! byte 0       8         12    16      24        ...      176      184
 //!      ┌───────┬─────────┬─────┬───────┬─────────┬────────┬────────┐
 //!      │ magic │ version │ kv  │ model │ context │ ...    │ CRC-64 │     head: see the ranges below
 //!      └───────┴─────────┴─────┴───────┴─────────┴────────┴────────┘
@@ -24,12 +24,12 @@ use crc::{CRC_64_XZ, Crc, Digest};
 use super::{Error, LogitsHash, Model, Options, Overflow, Session, StopReason};
 use crate::arena::TooSmall;
 use crate::gpt2::{self, KvFormat};
-use crate::sampler::Params;
+use crate::sampler::{Generator, Params};
 use crate::source::{self, Source};
 
 const MAGIC_BYTES: [u8; 8] = *b"gptrickl";
 /// The version that is written, and the only one that is read.
-pub const SAVED_VERSION: u32 = 1;
+pub const SAVED_VERSION: u32 = 2;
 
 const MAGIC: Range<usize> = 0..8;
 const VERSION: Range<usize> = 8..12;
@@ -48,11 +48,19 @@ const TEMPERATURE: Range<usize> = 92..96;
 const TOP_P: Range<usize> = 96..100;
 const MIN_P: Range<usize> = 100..104;
 const REPETITION_PENALTY: Range<usize> = 104..108;
-const ZERO: Range<usize> = 108..112;
+const GENERATOR: Range<usize> = 108..112; // index in GENERATORS
 const TOP_K: Range<usize> = 112..120;
-const REPETITION_WINDOW: Range<usize> = 120..128;
-const HEAD_CRC: Range<usize> = 128..136;
-const HEAD_BYTES: usize = 136;
+const REPETITION_WINDOW: Range<usize> = 120..128; // NONE if it is the whole text
+const TYPICAL_P: Range<usize> = 128..132;
+const EPSILON_CUTOFF: Range<usize> = 132..136;
+const ETA_CUTOFF: Range<usize> = 136..140;
+const ZERO: Range<usize> = 140..144;
+const NO_REPEAT_NGRAM_SIZE: Range<usize> = 144..152;
+const MIN_LENGTH: Range<usize> = 152..160;
+const MIN_NEW_TOKENS: Range<usize> = 160..168;
+const MADE: Range<usize> = 168..176; // tokens since the last one that was given
+const HEAD_CRC: Range<usize> = 176..184;
+const HEAD_BYTES: usize = 184;
 const CRC_BYTES: usize = 8;
 
 /// Places in the weights that a fingerprint looks at, and how many bytes at each.
@@ -65,6 +73,11 @@ const HASHED: u32 = 1;
 /// The model ended the text.
 const ENDED: u32 = 2;
 const KV_FORMATS: [KvFormat; 4] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0];
+const GENERATORS: &[Generator] = &[
+    Generator::Pcg,
+    #[cfg(feature = "torch")]
+    Generator::Torch,
+];
 
 /// The checksum of `.xz` files; a table of 2 KiB.
 static CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
@@ -116,10 +129,11 @@ pub struct Saved {
     kv: KvFormat,
     context: usize,
     n_tokens: usize,
+    made: usize,
     positions: usize,
     left: usize,
     overflow: Overflow,
-    sampling: Params,
+    sampling: Params<'static>,
     seed: u64,
     draws: u64,
     ended: bool,
@@ -169,6 +183,7 @@ impl Saved {
             kv: *KV_FORMATS.get(u32_at(KV) as usize).ok_or(RestoreError::Invalid)?,
             context: size(CONTEXT)?,
             n_tokens: size(TOKENS)?,
+            made: size(MADE)?,
             positions: size(POSITIONS)?,
             left: optional(LEFT)?.unwrap_or(usize::MAX),
             overflow: optional(KEEP)?.map_or(Overflow::Stop, |keep| Overflow::Slide { keep }),
@@ -178,7 +193,15 @@ impl Saved {
                 top_p: f32_at(TOP_P),
                 min_p: f32_at(MIN_P),
                 repetition_penalty: f32_at(REPETITION_PENALTY),
-                repetition_window: size(REPETITION_WINDOW)?,
+                repetition_window: optional(REPETITION_WINDOW)?.unwrap_or(usize::MAX),
+                typical_p: f32_at(TYPICAL_P),
+                epsilon_cutoff: f32_at(EPSILON_CUTOFF),
+                eta_cutoff: f32_at(ETA_CUTOFF),
+                no_repeat_ngram_size: size(NO_REPEAT_NGRAM_SIZE)?,
+                min_length: size(MIN_LENGTH)?,
+                min_new_tokens: size(MIN_NEW_TOKENS)?,
+                generator: *GENERATORS.get(u32_at(GENERATOR) as usize).ok_or(RestoreError::Invalid)?,
+                ..Params::default()
             },
             seed: u64_at(SEED),
             draws: u64_at(DRAWS),
@@ -196,8 +219,9 @@ impl Saved {
         Ok(saved)
     }
 
-    /// The options of a session that can take it in; batch and lookup are free to choose.
-    pub fn options(&self, batch: usize) -> Options {
+    /// The options of a session that can take it in; batch and lookup are free to choose, and so are bad words and what
+    /// ends a text, which are not saved.
+    pub fn options(&self, batch: usize) -> Options<'static> {
         let state = gpt2::Options { context: self.context, batch, kv: self.kv, ..Default::default() };
         Options { state, sampling: self.sampling, seed: self.seed, ..Options::default() }
     }
@@ -218,12 +242,14 @@ impl Session<'_> {
     /// Hands on text, keys and values, generator, controls and limits as bytes: [`Saved`] tells how they are read.
     ///
     /// `model` is [`Model::fingerprint`]; pieces have at most 256 bytes, and only positions in use are among them. A
-    /// stop string that was met and an interruption are not kept, the text can go on after them.
+    /// stop string that was met and an interruption are not kept, the text can go on after them; nor are bad words and
+    /// other ends of a text than the file's, which are to be given again.
     ///
     /// # Errors
     /// The sink's own; the session is as it was.
     pub fn save<E>(&self, model: Fingerprint, sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let params = self.sampler.params();
+        let generator = GENERATORS.iter().position(|&generator| generator == params.generator).unwrap_or(0);
         let hash = self.hash.unwrap_or_default().0;
         let kv = KV_FORMATS.iter().position(|&format| format == self.state.kv_format()).unwrap_or(0);
         let mut flags = if self.hash.is_some() { HASHED } else { 0 };
@@ -244,6 +270,10 @@ impl Session<'_> {
             (TOP_P, params.top_p.to_bits()),
             (MIN_P, params.min_p.to_bits()),
             (REPETITION_PENALTY, params.repetition_penalty.to_bits()),
+            (GENERATOR, generator as u32),
+            (TYPICAL_P, params.typical_p.to_bits()),
+            (EPSILON_CUTOFF, params.epsilon_cutoff.to_bits()),
+            (ETA_CUTOFF, params.eta_cutoff.to_bits()),
         ] {
             head[at].copy_from_slice(&value.to_le_bytes());
         }
@@ -258,7 +288,14 @@ impl Session<'_> {
             (DRAWS, self.sampler.draws()),
             (HASH, hash),
             (TOP_K, params.top_k as u64),
-            (REPETITION_WINDOW, params.repetition_window as u64),
+            (
+                REPETITION_WINDOW,
+                if params.repetition_window == usize::MAX { NONE } else { params.repetition_window as u64 },
+            ),
+            (NO_REPEAT_NGRAM_SIZE, params.no_repeat_ngram_size as u64),
+            (MIN_LENGTH, params.min_length as u64),
+            (MIN_NEW_TOKENS, params.min_new_tokens as u64),
+            (MADE, self.made as u64),
         ] {
             head[at].copy_from_slice(&value.to_le_bytes());
         }
@@ -302,14 +339,16 @@ impl Session<'_> {
             Ok(()) => self.head.candidates(self.n_vocab),
             Err(_) => self.n_vocab, // more candidates than there is room for
         };
-        self.sampler.set(saved.sampling, saved.seed, n_logits, context)?;
+        let sampling =
+            Params { bad_words_ids: had.0.bad_words_ids, eos_token_id: had.0.eos_token_id, ..saved.sampling };
+        self.sampler.set(sampling, saved.seed, n_logits, context)?;
         if let Err(error) = self.restore_body(saved, read) {
             // It held these before, so there is room for them.
             let _ = self.restart(had.0, had.1);
             return Err(error);
         }
         self.sampler.skip_draws(saved.draws);
-        self.n_tokens = saved.n_tokens;
+        (self.n_tokens, self.made) = (saved.n_tokens, saved.made);
         self.ready = 0..0;
         (self.left, self.overflow, self.hash) = (saved.left, saved.overflow, saved.hash);
         self.stop = saved.ended.then_some(StopReason::EndOfText);

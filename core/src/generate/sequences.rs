@@ -9,23 +9,24 @@ use core::ops::Range;
 use super::{Error, LogitsHash, Session, StopReason};
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gpt2;
+use crate::sampler::Generator;
 use crate::source::Source;
 use crate::tokenizer::{Token, Tokenizer};
 
 /// What a session keeps of its sequences; nothing where there is one.
 #[derive(Debug)]
 pub(super) struct Branches<'a> {
-    tokens: &'a mut [u32], // of those beside the first one, what each has made (sequences - 1, own)
-    active: &'a mut [u32], // those that go on, the first ones of (sequences)
-    hashes: &'a mut [u64], // over the logits of all choices of each (sequences)
-    stops: &'a mut [u8],   // index in StopReason::ALL of why each ended, NONE if it goes on (sequences)
+    pub(super) tokens: &'a mut [u32], // of those beside the first one, what each has made (sequences - 1, own)
+    active: &'a mut [u32],            // those that go on, the first ones of (sequences)
+    hashes: &'a mut [u64],            // over the logits of all choices of each (sequences)
+    pub(super) stops: &'a mut [u8],   // index in StopReason::ALL of why each ended, NONE if it goes on (sequences)
 }
 
 const NONE: u8 = u8::MAX;
 
 impl<'a> Branches<'a> {
     /// Sequences to know something of.
-    fn count(options: &gpt2::Options) -> usize {
+    pub(super) fn count(options: &gpt2::Options) -> usize {
         if options.sequences > 1 { options.sequences } else { 0 }
     }
 
@@ -64,7 +65,8 @@ pub struct Sequences<'s, 'a> {
 impl<'a> Session<'a> {
     /// Goes on from the text with as many sequences as [`gpt2::Options::sequences`] tells, side by side.
     ///
-    /// Sequence `i` is, token by token and bit by bit, what this session would make from the seed that is `i` higher.
+    /// Sequence `i` is, token by token and bit by bit, what this session would make from the seed that is `i` higher; with
+    /// PyTorch's generator, all are what transformers makes of one seed.
     /// Each makes as many tokens as [`limit`](Session::limit) allows, and at most [`gpt2::Options::own`]; none guesses or
     /// slides. Once this is dropped, the session's text is the prompt again.
     ///
@@ -103,7 +105,8 @@ impl Sequences<'_, '_> {
         self.len() == 0
     }
 
-    /// The seed of a sequence: alone it makes the same text from it.
+    /// The seed of a sequence: alone it makes the same text from it; with [`Generator::Torch`](crate::sampler::Generator),
+    /// where one generator draws for all, that holds for none but the first.
     pub fn seed(&self, sequence: usize) -> u64 {
         self.seed.wrapping_add(sequence as u64)
     }
@@ -149,13 +152,22 @@ impl Sequences<'_, '_> {
     /// Draws a sequence's token; `None` if the model ended its text.
     fn choose(&mut self, sequence: usize, choice: usize) -> Result<Option<Token>, Error> {
         let (seed, made) = (self.seed(sequence), self.len - self.session.n_tokens);
-        let Session { sampler, tokenizer, branches, tokens, hashes, state, .. } = &mut *self.session;
-        sampler.seek(seed, self.draws.wrapping_add(made as u64));
+        let Session { sampler, branches, tokens, hashes, state, .. } = &mut *self.session;
+        let made = made as u64;
+        let (seed, draws) = match sampler.params().generator {
+            Generator::Pcg => (seed, made),
+            // One generator for all: a row of draws for each in turn, also for those that have ended.
+            #[cfg(feature = "torch")]
+            Generator::Torch => {
+                (self.seed, made.wrapping_mul(branches.stops.len() as u64).wrapping_add(sequence as u64))
+            }
+        };
+        sampler.seek(seed, self.draws.wrapping_add(draws));
         let token = sampler.pick(choice)?;
         let mut hash = LogitsHash(branches.hashes[sequence]);
         hash.update(hashes[choice]);
         branches.hashes[sequence] = hash.0;
-        if tokenizer.vocabulary().is_end(token) {
+        if sampler.is_end(token) {
             self.stop(sequence, StopReason::EndOfText);
             return Ok(None);
         }
@@ -198,7 +210,8 @@ impl Sequences<'_, '_> {
         while self.session.pending() > 0 {
             self.session.run(src, 0)?;
         }
-        let Session { weights, state, sampler, branches, tokens, n_tokens, passes, last, .. } = &mut *self.session;
+        let Session { weights, state, sampler, branches, tokens, n_tokens, made, passes, last, .. } =
+            &mut *self.session;
         let layout = state.layout();
         let token = |sequence: u32, position| {
             let row = layout.row(sequence as usize, position);
@@ -206,7 +219,7 @@ impl Sequences<'_, '_> {
         };
         let active = &branches.active[..self.n_active];
         let positions = if self.len == *n_tokens {
-            sampler.begin(&tokens[..self.len], self.len);
+            sampler.begin(&tokens[..self.len], self.len, *made);
             *last..*last + 1
         } else {
             if self.len > state.len() {
@@ -215,7 +228,8 @@ impl Sequences<'_, '_> {
                 *passes += 1;
             }
             for (choice, &sequence) in active.iter().enumerate() {
-                sampler.begin_choice(choice, (0..self.len).map(|position| token(sequence, position)));
+                let made = made.saturating_add(self.len - *n_tokens);
+                sampler.begin_choice(choice, made, self.len, |position| token(sequence, position));
             }
             0..self.n_active
         };

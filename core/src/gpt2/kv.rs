@@ -73,6 +73,23 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// Copies a row to where another one starts; scales go with their groups, and rows are whole groups.
+    fn copy(&mut self, from: Range<usize>, to: usize) {
+        let groups = |at: &Range<usize>| at.start / GROUP..at.end / GROUP;
+        match self {
+            Rows::F32(values) => values.copy_within(from, to),
+            Rows::F16(values) => values.copy_within(from, to),
+            Rows::Q8_0 { q, d } => {
+                d.copy_within(groups(&from), to / GROUP);
+                q.copy_within(from, to);
+            }
+            Rows::Q4_0 { q, d } => {
+                d.copy_within(groups(&from), to / GROUP);
+                q.copy_within(from.start / 2..from.end / 2, to / 2);
+            }
+        }
+    }
+
     fn format(&self) -> KvFormat {
         match self {
             Rows::F32(_) => KvFormat::F32,
@@ -382,6 +399,15 @@ impl<'a> Kv<'a> {
             self.rows.restore(at..at + self.n_embd, read)?;
         }
         Ok(())
+    }
+
+    /// Copies the key and the value of a row to another one.
+    pub(super) fn copy(&mut self, layer: usize, from: usize, to: usize) {
+        for (from, to) in
+            [(self.key(layer, from, 0), self.key(layer, to, 0)), (self.value(layer, from, 0), self.value(layer, to, 0))]
+        {
+            self.rows.copy(from..from + self.n_embd, to);
+        }
     }
 
     /// Stores the key and the value (n_embd) of a row.

@@ -240,6 +240,14 @@ impl<'a> State<'a> {
         self.layout.shared = n.min(self.context);
     }
 
+    /// Copies the positions that are a sequence's own, keys and values of every layer, to another sequence.
+    pub fn copy_own(&mut self, from: usize, to: usize) {
+        for position in self.layout.shared..self.len {
+            let (from, to) = (self.layout.row(from, position), self.layout.row(to, position));
+            (0..self.config.n_layer).for_each(|layer| self.kv.copy(layer, from, to));
+        }
+    }
+
     /// Which row of the KV cache holds which position.
     pub fn layout(&self) -> Layout {
         self.layout

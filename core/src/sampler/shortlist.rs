@@ -26,11 +26,11 @@ fn candidate(logit: f32, id: u32) -> u64 {
     u64::from(ordered(logit)) << 32 | u64::from(!id)
 }
 
-pub(super) fn id(candidate: u64) -> u32 {
+pub(crate) fn id(candidate: u64) -> u32 {
     !(candidate as u32)
 }
 
-pub(super) fn logit(candidate: u64) -> f32 {
+pub(crate) fn logit(candidate: u64) -> f32 {
     let ordered = (candidate >> 32) as u32;
     f32::from_bits(if ordered >> 31 == 1 { ordered ^ 1 << 31 } else { !ordered })
 }
@@ -100,17 +100,24 @@ impl<'a> Shortlist<'a> {
             // Most chunks have nothing to keep once there is enough of better ones.
             let best = chunk.iter().fold(0, |best, &logit| best.max(key(logit)));
             let is_full = self.n_pushed >= self.limit;
-            if is_full && best < key(logit(self.kept[choice * self.limit])) {
+            let worst = self.kept.get(choice * self.limit).map_or(0, |&worst| key(logit(worst).max(f32::MIN)));
+            if is_full && best < worst {
                 self.n_pushed += CHUNK;
             } else {
-                self.push_each(choice, first + (i * CHUNK) as u32, chunk);
+                self.push_each(choice, first + (i * CHUNK) as u32, chunk, |logit| logit);
             }
         }
-        self.push_each(choice, first + (chunks.len() * CHUNK) as u32, rest);
+        self.push_each(choice, first + (chunks.len() * CHUNK) as u32, rest, |logit| logit);
     }
 
-    /// Takes one logit after the other.
-    fn push_each(&mut self, choice: usize, first: u32, logits: &[f32]) {
+    /// As [`push`](Shortlist::push) of one token, which sorts below all that are not barred.
+    pub(super) fn bar(&mut self, n: usize, choice: usize, token: u32, logit: f32) {
+        self.n_pushed = n;
+        self.push_each(choice, token, &[logit], |_| f32::NEG_INFINITY);
+    }
+
+    /// Takes one logit after the other, as what `adjust` makes of it.
+    fn push_each(&mut self, choice: usize, first: u32, logits: &[f32], adjust: impl Fn(f32) -> f32) {
         let limit = self.limit;
         let kept = &mut self.kept[choice * limit..][..limit];
         let mut n_kept = limit.min(self.n_pushed);
@@ -119,7 +126,7 @@ impl<'a> Shortlist<'a> {
             if !logit.is_finite() && self.not_finite.is_none_or(|(earlier, _)| choice < earlier) {
                 self.not_finite = Some((choice, Token(id)));
             }
-            let candidate = candidate(logit, id);
+            let candidate = candidate(adjust(logit), id);
             if n_kept < limit {
                 kept[n_kept] = candidate;
                 n_kept += 1;
@@ -151,6 +158,11 @@ impl<'a> Shortlist<'a> {
     /// What is kept for a choice, in any order.
     pub(super) fn kept(&mut self, choice: usize) -> &mut [u64] {
         &mut self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
+    }
+
+    /// What is kept for a choice, in the order in which it was left.
+    pub(super) fn peek(&self, choice: usize) -> &[u64] {
+        &self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
     }
 
     /// Sorts the tokens of each of the first `choices` by id: before [`ids`](Shortlist::ids) and

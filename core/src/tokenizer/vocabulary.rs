@@ -217,9 +217,9 @@ impl Vocabulary {
         self.bos.filter(|_| self.add_bos)
     }
 
-    /// Whether a text ends with this token: the file's end of text or end of turn.
-    pub fn is_end(&self, token: Token) -> bool {
-        [self.eos, self.eot].contains(&Some(token))
+    /// The tokens that end a text by the file: its end of text and its end of turn.
+    pub fn ends(&self) -> [Option<Token>; 2] {
+        [self.eos, self.eot]
     }
 
     /// Shows up to [`BATCH`] tokens from `first` on, of which the first lies at offset `at`: each one's kind, its

@@ -28,7 +28,7 @@ const ROOMY_BATCH: usize = 16;
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     /// Sampling, seed and KV format; context and batch only where they were asked for.
-    options: Options,
+    options: Options<'static>,
     context_asked: bool,
     batch_asked: bool,
     /// Tokens per prompt.
@@ -60,7 +60,7 @@ impl Settings {
     }
 
     /// The options for a model in `have` bytes: the largest context that fits, where none was asked for.
-    fn fit(&self, model: &Model, have: usize) -> Result<Options, Unfit> {
+    fn fit(&self, model: &Model, have: usize) -> Result<Options<'static>, Unfit> {
         let mut options = self.options;
         let n_ctx = model.header.config.n_ctx;
         options.sampling.check().map_err(|error| Unfit::Never(error.into()))?;
@@ -135,7 +135,7 @@ struct Stats {
 /// A model that runs, and what it was planned with.
 struct Running<'m> {
     session: Session<'m>,
-    options: Options,
+    options: Options<'static>,
 }
 
 /// Why lines are no longer answered.
@@ -247,9 +247,9 @@ fn answer<B: Board, S: Source>(
                 match model.map(|model| (model, new.fit(model, have))) {
                     None => *settings = new,
                     Some((_, Err(error))) => console.error(error),
-                    Some((model, Ok(options))) => {
+                    Some((_, Ok(options))) => {
                         *settings = new;
-                        if running.as_ref().is_none_or(|running| !covers(model, &running.options, &options)) {
+                        if running.as_ref().is_none_or(|running| !covers(running, &options)) {
                             return Next::Plan;
                         }
                     }
@@ -389,10 +389,9 @@ fn check<B: Board>(console: &mut Console<B>) {
     console.say(format_args!("kernel: {}", Kernel::best().name()));
 }
 
-/// Whether a session that was planned for `planned` can run with `options`.
-fn covers(model: &Model, planned: &Options, options: &Options) -> bool {
-    let sampler = |options| Plan::new(model, options).sampler;
-    planned.state == options.state && sampler(options) <= sampler(planned)
+/// Whether a session can run with `options`.
+fn covers(running: &Running, options: &Options) -> bool {
+    running.options.state == options.state && running.session.has_room(&options.sampling)
 }
 
 fn tell_stats<B: Board>(console: &mut Console<B>, stats: &Stats) {

@@ -4,24 +4,29 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use gptrickle_core::arena::Arena;
-use gptrickle_core::generate::{Options, Overflow, Plan, Saved, Session};
+use gptrickle_core::generate::{BeamOptions, Options, Overflow, Plan, Saved, Session};
 use gptrickle_core::gpt2::{self, Head};
 use gptrickle_core::ops::Engine;
+use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Resident;
-use gptrickle_core::tokenizer::{Control, MAX_STOP, TextStream};
+use gptrickle_core::tokenizer::{Control, Token};
 
+use super::decoding::{Decoding, DecodingArgs};
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened, ram_bytes};
 use super::sampling::SamplingArgs;
 use super::saved::SavedText;
-use super::writing::{self, Run, print, sequences};
+use super::writing::{self, Run, beams, print, sequences};
 use super::{interrupt, note, text_or_stdin};
 
 const EXAMPLES: &str = "Examples:
   gptrickle generate \"Once upon a time\"
   gptrickle generate \"The cat\" --temperature 0 -n 20     the likeliest tokens
   gptrickle generate \"The cat\" --num-return-sequences 3     three texts, in the passes of one
+  gptrickle generate \"The cat\" --num-beams 4 -n 40        the text that is likeliest as a whole
+  gptrickle generate \"The cat\" --config generation_config.json --min-new-tokens 50
+  gptrickle generate \"The cat\" --rng torch --seed 7       as transformers draws, with an F32 or F16 model
   gptrickle generate \"The cat\" -n 2000 --overflow slide:8    a text longer than the context
   gptrickle generate -m gpt2.Q4_0.gguf --prompt-file a.txt --stop END --stats
   gptrickle generate \"The cat\" -n 50 --save cat.session
@@ -45,9 +50,8 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Most tokens to make
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
-    max_new_tokens: usize,
+    #[command(flatten)]
+    decoding: DecodingArgs,
 
     #[command(flatten)]
     memory: MemoryArgs,
@@ -58,12 +62,6 @@ pub(super) struct Args {
     /// When the context is full: stop, or slide:KEEP, which keeps the first KEEP tokens and the newest half of the others
     #[arg(long, value_name = "HOW", value_parser = overflow)]
     overflow: Option<Overflow>,
-
-    /// Writes N texts that go on from the prompt, with the seeds S, S + 1 and so on: each pass of the weights serves a
-    /// token of every one, and each is the text of a run with its own seed
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
-    #[arg(conflicts_with_all = ["lookup", "overflow", "save", "resume"])]
-    num_return_sequences: u8,
 
     /// Guesses up to N tokens from earlier text and checks them in one pass: the same text, in fewer passes, which pays
     /// where storage is slower than arithmetic; 0 is off
@@ -87,10 +85,6 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = SAVED)]
     resume: Option<PathBuf>,
 
-    /// Ends the text before this string; may be given several times
-    #[arg(long, value_name = "STR", value_parser = stop_string)]
-    stop: Vec<String>,
-
     /// Takes <|endoftext|> and other control tokens in the prompt as tokens, not as text
     #[arg(long)]
     special: bool,
@@ -113,8 +107,26 @@ pub(super) struct Args {
 }
 
 /// What a saved text brings along.
-const SAVED: [&str; 9] =
-    ["context", "kv", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "repetition_window", "seed"];
+const SAVED: [&str; 18] = [
+    "context",
+    "kv",
+    "config",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "repetition_penalty",
+    "repetition_window",
+    "no_repeat_ngram_size",
+    "min_length",
+    "min_new_tokens",
+    "rng",
+    "seed",
+];
 
 fn overflow(text: &str) -> Result<Overflow, String> {
     let keep = text.strip_prefix("slide:").and_then(|keep| keep.parse().ok());
@@ -122,13 +134,6 @@ fn overflow(text: &str) -> Result<Overflow, String> {
         ("stop", _) => Ok(Overflow::Stop),
         (_, Some(keep)) => Ok(Overflow::Slide { keep }),
         _ => Err("it must be stop, or slide:KEEP with a number of tokens to keep".to_owned()),
-    }
-}
-
-fn stop_string(text: &str) -> Result<String, String> {
-    match TextStream::new(&[text]) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(format!("it has {} bytes, and must have 1 to {MAX_STOP}", text.len())),
     }
 }
 
@@ -140,7 +145,12 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let prompt = args.prompt()?;
     let mut opened = args.model.open()?;
     let mut saved = args.resume.as_deref().map(|path| SavedText::open(path, &mut opened)).transpose()?;
-    let options = args.options(&opened, saved.as_ref().map(|saved| &saved.head))?;
+    let decoding = args.decoding.settle(&args.sampling)?;
+    args.check(&decoding)?;
+    let words = decoding.words(&mut opened)?;
+    let bad_words: Vec<&[Token]> = words.bad.iter().map(Vec::as_slice).collect();
+    let mut options = args.options(&opened, &decoding, saved.as_ref().map(|saved| &saved.head))?;
+    options.sampling = Params { bad_words_ids: &bad_words, eos_token_id: &words.ends, ..options.sampling };
     let mut memory = model::memory(Plan::new(&opened.model, &options).total())?;
     let mut arena = Arena::new(&mut memory);
     let mut session =
@@ -152,7 +162,6 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(overflow) = args.overflow {
         session.set_overflow(overflow)?;
     }
-    session.limit(args.max_new_tokens);
     if args.logits_hash != session.logits_hash().is_some() {
         session.hash_logits(args.logits_hash);
     }
@@ -163,7 +172,12 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
 
     let control = if args.special { Control::Recognise } else { Control::Ignore };
     model::push_text(&mut session, &mut opened.src, &prompt, control)?;
-    opened.describe(&options, arena.used());
+    let prompt_tokens = session.tokens().len().max(1); // an empty one begins with a token of its own
+    session.limit(decoding.limit(prompt_tokens)?);
+    let beams = decoding.beams.map(|(_, beams)| beams);
+    let beam_bytes = beams.map_or(0, |_| BeamOptions::bytes(&opened.model, &options));
+    let mut beam_memory = model::memory(beam_bytes)?;
+    opened.describe(&options, arena.used() + beam_bytes);
     let most = opened.model.header.block_bytes + opened.model.header.head_bytes;
     let mut resident = vec![0; usize::try_from(most).map_or(args.ram, |most| most.min(args.ram))];
     let mut src = Resident::new(&mut opened.src, &mut resident);
@@ -171,15 +185,22 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let mut run = Run {
         src: &mut src,
         name: &opened.name,
-        stops: &args.stop,
+        stops: &decoding.stops,
+        max_time: decoding.max_time,
+        full_text: args.decoding.return_full_text.then(|| String::from_utf8_lossy(&prompt)),
         json: args.json,
         bandwidth: args.model.bandwidth(),
         engine,
-        arena_bytes: arena.used(),
+        arena_bytes: arena.used() + beam_bytes,
     };
-    let result = run.read_prompt(&mut session, &prompt).and_then(|prefill| match args.num_return_sequences {
-        1 => writing::write(&mut run, &mut session, prefill),
-        _ => sequences::write(&mut run, &mut session, prefill),
+    let texts = decoding.num_return_sequences;
+    let result = run.read_prompt(&mut session, &prompt).and_then(|prefill| match (beams, texts) {
+        (Some(options), _) => {
+            let search = session.beams(&options, &mut Arena::new(&mut beam_memory))?;
+            beams::write(&mut run, search, prefill, texts.into())
+        }
+        (None, 1) => writing::write(&mut run, &mut session, prefill),
+        (None, _) => sequences::write(&mut run, &mut session, prefill),
     });
     if let Some((fingerprint, output)) = save {
         SavedText::write(&session, fingerprint, output)?; // also what was made before something failed
@@ -211,19 +232,33 @@ impl Args {
         }
     }
 
-    fn options(&self, opened: &Opened, saved: Option<&Saved>) -> anyhow::Result<Options> {
+    /// Refuses what a configuration file asks for beside flags that cannot be had with it.
+    fn check(&self, decoding: &Decoding) -> anyhow::Result<()> {
+        let alone = [
+            ("--lookup", self.lookup > 0),
+            ("--overflow", self.overflow.is_some()),
+            ("--save", self.save.is_some()),
+            ("--resume", self.resume.is_some()),
+        ];
+        match alone.iter().find(|(_, given)| *given && decoding.sequences() > 1) {
+            Some((name, _)) => bail!("{name} goes with one text: leave out num_beams and num_return_sequences"),
+            None => Ok(()),
+        }
+    }
+
+    fn options(&self, opened: &Opened, decoding: &Decoding, saved: Option<&Saved>) -> anyhow::Result<Options<'static>> {
         if let Some(saved) = saved {
             let batch = self.memory.batch().min(saved.options(1).state.context);
             return Ok(Options { lookup: self.lookup.into(), head: self.head, ..saved.options(batch) });
         }
         Ok(Options {
             state: gpt2::Options {
-                sequences: self.num_return_sequences.into(),
-                own: self.max_new_tokens,
+                sequences: decoding.sequences().into(),
+                own: decoding.most(),
                 ..self.memory.options(&opened.model.header.config)?
             },
-            sampling: self.sampling.params(),
-            seed: self.sampling.seed,
+            sampling: decoding.params,
+            seed: decoding.seed,
             lookup: self.lookup.into(),
             head: self.head,
         })

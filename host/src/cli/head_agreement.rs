@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::gpt2::{self, Head, Plan, State, Weights};
-use gptrickle_core::sampler::{self, Params, Sampler, Shortlist};
+use gptrickle_core::sampler::{self, Params, Sampler, Shortlist, Sink};
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 use serde::Serialize;
 
@@ -115,7 +114,7 @@ fn compare(args: &Args, opened: &mut Opened, tokens: &[Token], report: &mut Repo
         for tokens in window.chunks(batch) {
             let positions = 0..tokens.len();
             for sampler in exact.iter_mut().chain(staged.iter_mut()) {
-                positions.clone().for_each(|i| sampler.begin_choice(i, iter::empty()));
+                positions.clone().for_each(|i| sampler.begin_choice(i, 0, 0, |_| 0));
             }
             gpt2::forward(src, &weights, &mut state, tokens.iter().map(|token| token.0), true)?;
             gpt2::logits(src, &weights, &mut state, positions.clone(), |i, first, logits| {

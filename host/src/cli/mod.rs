@@ -6,6 +6,7 @@
 mod attention;
 mod bench;
 mod convert;
+mod decoding;
 mod features;
 mod generate;
 mod head_agreement;
@@ -69,7 +70,7 @@ Without -m, the built-in demo model is used: it writes short, simple stories.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     Suggest(suggest::Args),
     Repl(repl::Args),
     Tokenize(tokenize::Args),
@@ -91,7 +92,7 @@ enum Verb {
 /// Runs the command line and says how the process ends.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Generate(args) => generate::run(args),
+        Verb::Generate(args) => generate::run(*args),
         Verb::Suggest(args) => suggest::run(args),
         Verb::Repl(args) => repl::run(args),
         Verb::Tokenize(args) => tokenize::run(args),

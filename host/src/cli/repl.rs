@@ -63,7 +63,7 @@ pub(super) struct Args {
 /// What the commands change.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
-    options: Options,
+    options: Options<'static>,
     /// Whether the context is that of whichever model is open.
     whole_context: bool,
     /// Tokens per prompt.
@@ -78,7 +78,7 @@ impl Settings {
     }
 
     /// The options for this model, if it can run with them.
-    fn fit(&self, model: &Model) -> anyhow::Result<Options> {
+    fn fit(&self, model: &Model) -> anyhow::Result<Options<'static>> {
         let mut options = self.options;
         let (n_ctx, state) = (model.header.config.n_ctx, &mut options.state);
         options.sampling.check()?;
@@ -98,7 +98,7 @@ enum Next {
     /// Plan the memory again.
     Plan,
     /// So too, and go on with this text.
-    Load(SavedText),
+    Load(Box<SavedText>),
     /// The model has been opened again.
     Open(Box<Opened>),
     Quit,
@@ -124,7 +124,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let options = Options {
         state: args.memory.options(&opened.model.header.config)?,
         sampling: args.sampling.params(),
-        seed: args.sampling.seed,
+        seed: args.sampling.seed(),
         ..Options::default()
     };
     let settings =
@@ -152,7 +152,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
         }
         match repl.answer(&mut planned)? {
             Next::Plan => {}
-            Next::Load(text) => saved = Some(text),
+            Next::Load(text) => saved = Some(*text),
             Next::Open(again) => opened = *again,
             // Who reads a script's texts wants to know; who typed has seen it.
             Next::Quit if repl.failed && !repl.lines.is_terminal() => return Ok(ExitCode::FAILURE),
@@ -165,14 +165,13 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
 struct Planned<'o, 'm> {
     opened: &'o mut Opened,
     session: Session<'m>,
-    options: Options,
+    options: Options<'m>,
 }
 
 impl Planned<'_, '_> {
     /// Whether the session can run with `options`.
     fn covers(&self, options: &Options) -> bool {
-        let sampler = |options| Plan::new(&self.opened.model, options).sampler;
-        self.options.state == options.state && sampler(options) <= sampler(&self.options)
+        self.options.state == options.state && self.session.has_room(&options.sampling)
     }
 }
 
@@ -240,7 +239,7 @@ impl Repl<'_> {
                 let batch = self.settings.options.state.batch;
                 self.settings.options = saved.head.options(batch);
                 self.settings.whole_context = false;
-                return Ok(Some(Next::Load(saved)));
+                return Ok(Some(Next::Load(Box::new(saved))));
             }
             Command::Open => {
                 let again = self.args.model.open()?;
@@ -281,6 +280,8 @@ impl Repl<'_> {
             src: &mut Resident::new(&mut opened.src, &mut []),
             name: &opened.name,
             stops: &[],
+            max_time: None,
+            full_text: None,
             json: false,
             bandwidth: self.args.model.bandwidth(),
             engine: self.engine,

@@ -12,6 +12,7 @@ use gptrickle_core::source::Source;
 use gptrickle_core::tokenizer::{Control, TextStream};
 use serde::Serialize;
 
+use super::decoding::seconds;
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs};
 use super::sampling::SamplingArgs;
 use super::writing::{certain, held_back, print};
@@ -67,11 +68,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.ok_or_else(|| "it must be a number of seconds from 0 on".to_owned())
-}
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
@@ -105,7 +101,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
             ..args.memory.options(&opened.model.header.config)?
         },
         sampling: args.sampling.params(),
-        seed: args.sampling.seed,
+        seed: args.sampling.seed(),
         ..Options::default()
     };
     let name = || opened.name.clone();

@@ -1,7 +1,9 @@
 //! A text on its way from the session to standard output, token by token, and the figures of how it was made.
 
+pub(super) mod beams;
 pub(super) mod sequences;
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,9 @@ struct TokenLine {
 /// The last line of `--json`; `--stats` prints the same figures.
 #[derive(Serialize)]
 pub(super) struct Summary {
+    /// The prompt, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prompt: Option<String>,
     /// Why the text ended; of several, each says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stop: Option<&'static str>,
@@ -66,6 +71,10 @@ pub(super) struct Run<'r, 's> {
     pub(super) name: &'r str,
     /// Each ends the text before it.
     pub(super) stops: &'r [String],
+    /// How long the tokens may take; the first of each text is made whatever it takes.
+    pub(super) max_time: Option<Duration>,
+    /// The prompt, where it is to stand before each text.
+    pub(super) full_text: Option<Cow<'r, str>>,
     /// JSON lines instead of plain text.
     pub(super) json: bool,
     /// Bytes a second that the source is slowed down to.
@@ -93,11 +102,16 @@ impl Run<'_, '_> {
         }
         bar.finish_and_clear();
         let took = start.elapsed();
-        if io::stdout().is_terminal() && io::stderr().is_terminal() && !self.json {
+        if io::stdout().is_terminal() && io::stderr().is_terminal() && !self.json && self.full_text.is_none() {
             let [bold, plain] = if no_color() { ["", ""] } else { ["\x1b[1m", "\x1b[0m"] };
             let _ = write!(io::stderr(), "{bold}{}{plain}", String::from_utf8_lossy(prompt));
         }
         Ok(Prefill { prompt_tokens: session.tokens().len(), tokens_per_s: per_s(pending - left, took) })
+    }
+
+    /// Whether so much time has passed since `start` that no further token is to be made.
+    fn is_over(&self, start: Instant) -> bool {
+        self.max_time.is_some_and(|most| start.elapsed() >= most)
     }
 
     /// Figures of `tokens` that were made after those that the prompt's own passes gave, and of the bytes they took.
@@ -111,6 +125,7 @@ impl Run<'_, '_> {
     ) -> Summary {
         let source_bytes_per_s = if took.is_zero() { 0.0 } else { bytes_read as f64 / took.as_secs_f64() };
         Summary {
+            prompt: self.full_text.as_deref().map(str::to_owned),
             stop: None,
             sequences: Vec::new(),
             interrupted: false,
@@ -141,11 +156,17 @@ pub(super) fn write(run: &mut Run, session: &mut Session, prefill: Prefill) -> a
     let stops: Vec<&str> = run.stops.iter().map(String::as_str).collect();
     let mut stream = TextStream::new(&stops)?;
     let mut output = Output::new(run.json);
+    output.prompt(run.full_text.as_deref())?;
     let mut new_tokens = 0usize;
+    let start = Instant::now();
     // The first token comes from the prompt's own pass: what a token costs is told by those after it.
     let mut decode_start = Instant::now();
     let (mut steps, mut bytes_read, passes) = (0usize, 0, session.passes());
     while !interrupt::stops(session) {
+        if new_tokens > 0 && run.is_over(start) {
+            session.stop(StopReason::MaxTime);
+            break;
+        }
         let before = run.src.inner().bytes();
         let token = session.next(run.src).with_context(|| run.name.to_owned())?;
         let read = run.src.inner().bytes() - before;
@@ -194,6 +215,11 @@ impl Output {
     /// Standard output, of one text.
     pub(super) fn new(json: bool) -> Output {
         Output { json, sequence: None, later: None, waiting: None, ends_line: false }
+    }
+
+    /// Shows the prompt, as a part of a plain text.
+    pub(super) fn prompt(&mut self, prompt: Option<&str>) -> anyhow::Result<()> {
+        if self.json { Ok(()) } else { self.text(prompt.unwrap_or_default()) }
     }
 
     /// Shows a token and the text that is certain with it; `whole` says that none is held back.
@@ -253,13 +279,8 @@ impl Summary {
             note(format_args!("stop            {stop}"));
         }
         for text in &self.sequences {
-            note(format_args!(
-                "text {:<10} {}, {} tokens, seed {}",
-                text.sequence + 1,
-                text.stop,
-                text.new_tokens,
-                text.seed
-            ));
+            let (i, of) = (text.sequence + 1, text.told_by());
+            note(format_args!("text {i:<10} {}, {} tokens, {of}", text.stop, text.new_tokens));
         }
         note(format_args!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s));
         note(format_args!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s));

@@ -15,11 +15,25 @@ use crate::cli::interrupt;
 pub(in crate::cli) struct Summary {
     pub(in crate::cli) sequence: usize,
     /// Alone it is made from this seed.
-    pub(in crate::cli) seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) seed: Option<u64>,
+    /// Of a search: ln p of the whole, divided by its length to the power of the length penalty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) score: Option<f32>,
     pub(in crate::cli) stop: &'static str,
     pub(in crate::cli) new_tokens: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) logits_hash: Option<String>,
+}
+
+impl Summary {
+    /// What tells the text from others: its seed or its score.
+    pub(in crate::cli) fn told_by(&self) -> String {
+        match (self.seed, self.score) {
+            (Some(seed), _) => format!("seed {seed}"),
+            (None, score) => format!("score {:.4}", score.unwrap_or_default()),
+        }
+    }
 }
 
 /// A text in the making.
@@ -42,13 +56,18 @@ pub(in crate::cli) fn write(run: &mut Run, session: &mut Session, prefill: Prefi
             Text { stream: stream.clone(), output, new_tokens: 0, finished: false }
         })
         .collect();
+    texts.iter_mut().try_for_each(|text| text.output.prompt(run.full_text.as_deref()))?;
     let passes = sequences.passes();
     let (mut start, mut steps, mut bytes_read) = (Instant::now(), 0, 0);
+    let begun = start;
     let mut front = 0;
     show_front(&mut texts, &sequences, &mut front)?;
     let result = loop {
         if interrupt::pressed() {
             (0..texts.len()).for_each(|i| sequences.stop(i, StopReason::Interrupted));
+        }
+        if texts.iter().all(|text| text.new_tokens > 0 || text.finished) && run.is_over(begun) {
+            (0..texts.len()).for_each(|i| sequences.stop(i, StopReason::MaxTime));
         }
         let before = run.src.inner().bytes();
         let next = sequences.next(run.src);
@@ -82,7 +101,8 @@ pub(in crate::cli) fn write(run: &mut Run, session: &mut Session, prefill: Prefi
     result.with_context(|| run.name.to_owned())?;
     let summary = |(i, text): (usize, &Text)| Summary {
         sequence: i,
-        seed: sequences.seed(i),
+        seed: Some(sequences.seed(i)),
+        score: None,
         stop: sequences.stop_reason(i).map_or("", StopReason::name),
         new_tokens: text.new_tokens,
         logits_hash: sequences.logits_hash(i).map(|hash| hash.to_string()),
