@@ -202,7 +202,7 @@ pub(super) fn few<U: Arrange, const MOST: usize>(
             let slabs = each!(r in 0, 1, 2, 3 => &rows[r][i * U::BYTES..][..U::BYTES]);
             for slab in slabs {
                 for at in (0..U::BYTES).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_NTA>(slab.as_ptr().wrapping_add(AHEAD + at).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(slab.as_ptr().wrapping_add(AHEAD + at).cast());
                 }
             }
             add_slab::<U, MOST>(slabs, columns, i, &mut sums);

@@ -25,8 +25,8 @@ use crate::quant::{Batch, FLOAT_LANES, GROUP, LANES, sum_lanes};
 pub(super) const AHEAD: usize = 16384;
 /// Activation rows side by side.
 pub(super) const WIDE: usize = 16;
-/// Weight rows whose sums are kept: 32 KiB of them.
-const ROWS: usize = 64;
+/// Weight rows whose sums are kept: 16 KiB of them for each panel.
+const ROWS: usize = 32;
 
 /// 16 numbers side by side, in one vector or several.
 ///
@@ -76,23 +76,27 @@ pub(super) trait Wide {
 }
 
 /// A slab of 16 activation rows, transposed.
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Panel {
     /// Four codes of each row (SLAB / 4).
     q: [[i32; WIDE]; SLAB / 4],
     /// Both halves' sums of each row, one for each group.
     sums: [[i32; WIDE]; LANES],
+    /// Where a group's sum starts for a format with one scale at most: what its codes are above the weights, times Σ q.
+    start: [[i32; WIDE]; LANES],
     /// The scale of each row, one for each group: bits of an f32.
     d: [[i32; WIDE]; LANES],
 }
 
 impl Panel {
-    const ZERO: Panel = Panel { q: [[0; WIDE]; SLAB / 4], sums: [[0; WIDE]; LANES], d: [[0; WIDE]; LANES] };
+    const ZERO: Panel =
+        Panel { q: [[0; WIDE]; SLAB / 4], sums: [[0; WIDE]; LANES], start: [[0; WIDE]; LANES], d: [[0; WIDE]; LANES] };
 
-    /// Fills it with slab `i` of each row.
+    /// Fills it with slab `i` of each of 16 rows, for codes that are above the weights by `bias`.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn fill(&mut self, rows: &[Slabs; WIDE], i: usize) {
+    fn fill(&mut self, rows: &[Slabs], i: usize, bias: i16) {
         for at in [0, 8] {
             let eight = each!(c in 0, 1, 2, 3, 4, 5, 6, 7 => rows[at + c].get(i));
             for (k, q) in self.q.chunks_exact_mut(8).enumerate() {
@@ -104,6 +108,10 @@ impl Panel {
                 each!(c in 0, 1, 2, 3, 4, 5, 6, 7 => load_32(bytemuck::cast_slice(eight[c].sums), 0)),
             );
             put(&mut self.d, at, each!(c in 0, 1, 2, 3, 4, 5, 6, 7 => load_32(bytemuck::cast_slice(eight[c].d), 0)));
+        }
+        for (start, sums) in self.start.as_flattened_mut().iter_mut().zip(self.sums.as_flattened()) {
+            let [low, high] = bytemuck::cast::<i32, [i16; 2]>(*sums);
+            *start = -i32::from(bias) * (i32::from(low) + i32::from(high));
         }
     }
 }
@@ -195,12 +203,13 @@ impl Weights {
     }
 }
 
-/// The products of rows with up to 16 activation rows, from `first` on; `AT_ONCE` rows share the panel's loads.
+/// The products of rows with up to `MOST` activation rows, 16 for each of `PANELS`, from `first` on; `AT_ONCE` rows share
+/// a panel's loads, and panels a row's.
 ///
 /// # Safety
 /// The processor runs the instructions of `W`, AVX2 and F16C.
 #[inline(always)]
-pub(super) unsafe fn many<W: Wide, U: Unpack, const AT_ONCE: usize>(
+pub(super) unsafe fn many<W: Wide, U: Unpack, const AT_ONCE: usize, const PANELS: usize, const MOST: usize>(
     rows: &[u8],
     row_bytes: usize,
     x: &Batch,
@@ -208,20 +217,23 @@ pub(super) unsafe fn many<W: Wide, U: Unpack, const AT_ONCE: usize>(
     n: usize,
     products: &mut [f32],
 ) {
+    const { assert!(MOST == PANELS * WIDE) };
     let x_len = x.len();
-    let mut rests = [Rest::ZERO; WIDE];
+    let mut rests = [Rest::ZERO; MOST];
     let columns = columns(x, first, n, &mut rests);
     let (whole, rest) = (row_bytes / U::BYTES, row_bytes % U::BYTES);
     let bias = if U::SIGNED { W::SIGNED_BIAS } else { U::BIAS };
-    let mut panel = Panel::ZERO;
+    let mut panels = [Panel::ZERO; PANELS];
     let mut weights = [const { Weights::ZERO }; AT_ONCE];
     for (rows, products) in rows.chunks(ROWS * row_bytes).zip(products.chunks_mut(ROWS * x_len)) {
         let n_rows = rows.len() / row_bytes;
-        let mut sums = [Sums::ZERO; ROWS];
+        let mut sums = [[Sums::ZERO; PANELS]; ROWS];
         let sums = &mut sums[..n_rows.next_multiple_of(AT_ONCE)];
         for i in 0..whole + usize::from(rest > 0) {
-            // SAFETY: AVX2 is there, says the caller.
-            unsafe { panel.fill(&columns, i) };
+            for (panel, columns) in panels.iter_mut().zip(columns.chunks_exact(WIDE)) {
+                // SAFETY: AVX2 is there, says the caller.
+                unsafe { panel.fill(columns, i, bias) };
+            }
             for (r, sums) in sums.chunks_exact_mut(AT_ONCE).enumerate() {
                 for (a, weights) in weights.iter_mut().enumerate() {
                     // Past the end the last row again.
@@ -235,13 +247,15 @@ pub(super) unsafe fn many<W: Wide, U: Unpack, const AT_ONCE: usize>(
                     }
                 }
                 // SAFETY: the instructions of `W` are there, says the caller.
-                unsafe { add_slab::<W, U, AT_ONCE>(&panel, &weights, bias, sums) };
+                unsafe { add_slab::<W, U, AT_ONCE, PANELS>(&panels, &weights, bias, sums) };
             }
         }
         for (sums, products) in sums.iter().zip(products.chunks_exact_mut(x_len)) {
-            // SAFETY: the instructions of `W` are there, says the caller.
-            let columns = unsafe { sum_columns::<W>(sums) };
-            products[first..][..n].copy_from_slice(&columns[..n]);
+            for (sums, products) in sums.iter().zip(products[first..][..n].chunks_mut(WIDE)) {
+                // SAFETY: the instructions of `W` are there, says the caller.
+                let columns = unsafe { sum_columns::<W>(sums) };
+                products.copy_from_slice(&columns[..products.len()]);
+            }
         }
     }
 }
@@ -275,46 +289,59 @@ unsafe fn sum_columns<W: Wide>(sums: &Sums) -> [f32; WIDE] {
 /// # Safety
 /// The processor runs the instructions of `W`.
 #[inline(always)]
-unsafe fn add_slab<W: Wide, U: Unpack, const AT_ONCE: usize>(
-    panel: &Panel,
+unsafe fn add_slab<W: Wide, U: Unpack, const AT_ONCE: usize, const PANELS: usize>(
+    panels: &[Panel; PANELS],
     weights: &[Weights; AT_ONCE],
     bias: i16,
-    sums: &mut [Sums],
+    sums: &mut [[Sums; PANELS]],
 ) {
     // SAFETY: the instructions of `W` are there, says the caller.
     unsafe {
         for g in 0..LANES {
-            let x_sums = W::ints(&panel.sums[g]);
             // Sums of codes times activations; of both halves where they have scales of their own.
-            let mut ints = [[W::all(0); 2]; AT_ONCE];
-            let fours = GROUP / 4;
-            for k in 0..fours {
-                let q = W::ints(&panel.q[g * fours + k]);
-                let half = if U::SCALES == Scales::Half { k / (fours / 2) } else { 0 };
-                for (ints, weights) in ints.iter_mut().zip(weights) {
-                    ints[half] = W::add_fours(ints[half], weights.codes[g * fours + k], q, U::SIGNED);
+            let mut ints = [[[W::all(0); 2]; PANELS]; AT_ONCE];
+            if U::SCALES != Scales::Half && bias > 0 {
+                for (p, panel) in panels.iter().enumerate() {
+                    let start = W::ints(&panel.start[g]);
+                    ints.iter_mut().for_each(|ints| ints[p][0] = start);
                 }
             }
-            let x_d = W::floats(bytemuck::cast_ref(&panel.d[g]));
-            for ((weights, [a, other]), sums) in weights.iter().zip(ints).zip(sums.iter_mut()) {
-                let mut ints = a;
-                if U::SCALES == Scales::Half {
-                    let (a, b) = (weights.scales[2 * g], weights.scales[2 * g + 1]);
-                    ints = W::add(W::mul(ints, W::all(a)), W::mul(other, W::all(b)));
+            let fours = GROUP / 4;
+            for k in 0..fours {
+                let half = if U::SCALES == Scales::Half { k / (fours / 2) } else { 0 };
+                let mut q = [W::all(0); PANELS];
+                for (q, panel) in q.iter_mut().zip(panels) {
+                    *q = W::ints(&panel.q[g * fours + k]);
                 }
-                if bias > 0 {
-                    ints = W::sub(ints, W::mul_pairs(x_sums, W::all(weights.biases[g])));
+                for (ints, weights) in ints.iter_mut().zip(weights) {
+                    for (ints, q) in ints.iter_mut().zip(q) {
+                        ints[half] = W::add_fours(ints[half], weights.codes[g * fours + k], q, U::SIGNED);
+                    }
                 }
-                if U::SCALES == Scales::Group {
-                    ints = W::mul(ints, W::all(weights.scales[g]));
+            }
+            for (p, panel) in panels.iter().enumerate() {
+                let x_sums = W::ints(&panel.sums[g]);
+                let x_d = W::floats(bytemuck::cast_ref(&panel.d[g]));
+                for ((weights, ints), sums) in weights.iter().zip(&ints).zip(sums.iter_mut()) {
+                    let [mut ints, other] = ints[p];
+                    if U::SCALES == Scales::Half {
+                        let (a, b) = (weights.scales[2 * g], weights.scales[2 * g + 1]);
+                        ints = W::add(W::mul(ints, W::all(a)), W::mul(other, W::all(b)));
+                        if bias > 0 {
+                            ints = W::sub(ints, W::mul_pairs(x_sums, W::all(weights.biases[g])));
+                        }
+                    }
+                    if U::SCALES == Scales::Group {
+                        ints = W::mul(ints, W::all(weights.scales[g]));
+                    }
+                    let mut value = W::mul_floats(W::to_floats(ints), W::all_floats(weights.d[g]));
+                    if U::MINIMA {
+                        let minima = W::to_floats(W::mul_pairs(x_sums, W::all(weights.minima[g])));
+                        value = W::add_floats(value, W::mul_floats(minima, W::all_floats(weights.m[g])));
+                    }
+                    let lane = &mut sums[p].0[g];
+                    W::store(W::add_floats(W::floats(lane), W::mul_floats(value, x_d)), lane);
                 }
-                let mut value = W::mul_floats(W::to_floats(ints), W::all_floats(weights.d[g]));
-                if U::MINIMA {
-                    let minima = W::to_floats(W::mul_pairs(x_sums, W::all(weights.minima[g])));
-                    value = W::add_floats(value, W::mul_floats(minima, W::all_floats(weights.m[g])));
-                }
-                let lane = &mut sums.0[g];
-                W::store(W::add_floats(W::floats(lane), W::mul_floats(value, x_d)), lane);
             }
         }
     }

@@ -214,12 +214,12 @@ const FEW_AVX512: usize = 8;
 pub(super) fn multiply_avx2(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     #[target_feature(enable = "avx,avx2,bmi1,bmi2,f16c")]
     fn blocks<U: Unpack>(rows: &[u8], row_bytes: usize, x: &Batch, products: &mut [f32]) {
-        for (first, n) in portions(x.len()) {
+        for (first, n) in portions(x.len(), WIDE) {
             match n {
                 1 => avx2::few::<U, 1>(rows, row_bytes, x, first, n, products),
                 2..=FEW_AVX2 => avx2::few::<U, FEW_AVX2>(rows, row_bytes, x, first, n, products),
                 // SAFETY: this function has those features.
-                _ => unsafe { many::<Avx2, U, 2>(rows, row_bytes, x, first, n, products) },
+                _ => unsafe { many::<Avx2, U, 2, 1, WIDE>(rows, row_bytes, x, first, n, products) },
             }
         }
     }
@@ -238,12 +238,14 @@ pub(super) fn multiply_avx2(kernel: Kernel, format: Format, rows: &[u8], x: &Bat
 pub(super) fn multiply_avx512(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
     #[target_feature(enable = "avx,avx2,bmi1,bmi2,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
     fn blocks<U: Arrange>(rows: &[u8], row_bytes: usize, x: &Batch, products: &mut [f32]) {
-        for (first, n) in portions(x.len()) {
+        for (first, n) in portions(x.len(), 2 * WIDE) {
             match n {
                 1 => avx512::few::<U, 1>(rows, row_bytes, x, first, n, products),
                 2..=FEW_AVX512 => avx512::few::<U, FEW_AVX512>(rows, row_bytes, x, first, n, products),
                 // SAFETY: this function has those features.
-                _ => unsafe { many::<Avx512, U, 4>(rows, row_bytes, x, first, n, products) },
+                ..=WIDE => unsafe { many::<Avx512, U, 4, 1, WIDE>(rows, row_bytes, x, first, n, products) },
+                // SAFETY: as above.
+                _ => unsafe { many::<Avx512, U, 4, 2, { 2 * WIDE }>(rows, row_bytes, x, first, n, products) },
             }
         }
     }
@@ -258,9 +260,9 @@ pub(super) fn multiply_avx512(kernel: Kernel, format: Format, rows: &[u8], x: &B
     unsafe { of_format!(format, blocks, wholes, (rows, row_bytes, x, products)) }
 }
 
-/// `n` activation rows in portions, as first one and how many: 16 at a time, and what is left, many or few.
-fn portions(n: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n).step_by(WIDE).map(move |first| (first, (n - first).min(WIDE)))
+/// `n` activation rows in portions, as first one and how many: `most` at a time, and what is left, many or few.
+fn portions(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(most).map(move |first| (first, (n - first).min(most)))
 }
 
 /// [`floats`] for all activation rows, four at a time while there are as many.
