@@ -286,3 +286,129 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
         self.stored.prefetch(at..at + self.kv.head_dim);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Arena;
+    use crate::gpt2::{Config, KvFormat};
+    use crate::ops::Team;
+    use crate::quant::{Kernel, dot_f32};
+    use rand_pcg::Pcg32;
+    use rand_pcg::rand_core::{Rng, SeedableRng};
+    use std::vec;
+    use std::vec::Vec;
+
+    /// One after the other, in as many parts as it is asked for.
+    #[derive(Debug)]
+    struct Parts(usize);
+
+    impl Team for Parts {
+        fn parts(&self) -> usize {
+            self.0
+        }
+
+        fn join(&self, a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
+            b();
+            a();
+        }
+    }
+
+    /// The definition: one position, one head; keys and values as the cache gives them back.
+    fn one(kv: &Kv, rows: &[usize], head: usize, q: &[f32]) -> Vec<f32> {
+        let dim = kv.head_dim;
+        let part = |at: usize| -> Vec<f32> {
+            let lanes = Vec::from_iter((at..at + dim).step_by(FLOAT_LANES).map(|piece| {
+                let len = FLOAT_LANES.min(at + dim - piece);
+                Kernel::GENERIC.run_lanes(Read { kv, at: piece, len })[..len].to_vec()
+            }));
+            lanes.concat()
+        };
+        let scale = 1.0 / libm::sqrtf(dim as f32);
+        let mut weights = Vec::from_iter(rows.iter().map(|&row| dot_f32(q, &part(kv.key(0, row, head))) * scale));
+        softmax(&mut weights);
+        let mut out = vec![0.0; dim];
+        for (&row, weight) in rows.iter().zip(weights) {
+            out.iter_mut().zip(part(kv.value(0, row, head))).for_each(|(out, v)| *out += weight * v);
+        }
+        out
+    }
+
+    struct Read<'a> {
+        kv: &'a Kv<'a>,
+        at: usize,
+        len: usize,
+    }
+
+    impl LanesTask for Read<'_> {
+        type Output = [f32; FLOAT_LANES];
+
+        fn run<L: Lanes>(self, lanes: L) -> Self::Output {
+            lanes.values(self.kv.rows().piece(lanes, self.at, self.len))
+        }
+    }
+
+    #[test]
+    fn every_kernel_tile_and_part_gives_the_bits_of_one_position_and_head() {
+        let mut rng = Pcg32::seed_from_u64(7);
+        let mut number = move || (rng.next_u32() >> 8) as f32 / 8_388_608.0 - 1.0;
+        for (n_head, n_embd) in [(1, 32), (4, 32), (2, 96), (4, 160), (3, 192)] {
+            let context = 24;
+            let config = Config { n_layer: 1, n_ctx: 24, n_embd, n_head, n_ff: 32, n_vocab: 2, epsilon: 1e-5 };
+            for format in [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0, KvFormat::Q4_0] {
+                // Rows behind the context are those that a second sequence has of its own.
+                let layout = Layout { context, own: 8, shared: 9 };
+                let mut memory = vec![0; Kv::bytes(format, &config, context + 8) + 64];
+                let mut kv = Kv::take(format, &config, context + 8, &mut Arena::new(&mut memory)).unwrap();
+                for row in 0..context + 8 {
+                    let values = Vec::from_iter((0..2 * n_embd).map(|_| number()));
+                    let saved = Kernel::available().map(|kernel| {
+                        kv.store(kernel, 0, row, &values[..n_embd], &values[n_embd..]);
+                        let mut bytes = Vec::new();
+                        let mut keep = |piece: &[u8]| {
+                            bytes.extend_from_slice(piece);
+                            Ok::<(), ()>(())
+                        };
+                        kv.save(0, row, &mut keep).unwrap();
+                        bytes
+                    });
+                    let saved = Vec::from_iter(saved);
+                    assert!(saved.iter().all(|bytes| *bytes == saved[0]), "{format:?} {row}");
+                }
+                let places = [vec![(0, 0)], (5..12).map(|p| (0, p)).collect(), vec![(0, 14), (1, 14)], vec![(1, 9)]];
+                for places in places {
+                    let n = places.len();
+                    let qkv = Vec::from_iter((0..n * 3 * n_embd).map(|_| number()));
+                    let mut expected = Vec::new();
+                    for (i, &(sequence, position)) in places.iter().enumerate() {
+                        let rows = Vec::from_iter((0..=position).map(|position| layout.row(sequence, position)));
+                        for (head, q) in qkv[i * 3 * n_embd..][..n_embd].chunks(kv.head_dim).enumerate() {
+                            expected.extend(one(&kv, &rows, head, q).iter().map(|x| x.to_bits()));
+                        }
+                    }
+                    for (kernel, parts) in
+                        Kernel::available().flat_map(|kernel| [(kernel, 1), (kernel, 2), (kernel, 5)])
+                    {
+                        let mut scores = vec![0.0; parts * scores(n, context)];
+                        let mut out = vec![f32::NAN; n * n_embd];
+                        let place = |i: usize| places[i];
+                        let attend = Attend {
+                            kv: &kv,
+                            layout,
+                            layer: 0,
+                            place: &place,
+                            positions: 0..n,
+                            heads: 0..n_head,
+                            qkv: &qkv,
+                            scores: &mut scores,
+                            out: &mut out,
+                        };
+                        attend.split(&Engine { kernel, team: &Parts(parts) }, parts);
+                        let bits = Vec::from_iter(out.iter().map(|x| x.to_bits()));
+                        assert_eq!(bits, expected, "{kernel:?} {parts} {format:?} {n_head} {n_embd} {places:?}");
+                    }
+                }
+            }
+        }
+    }
+}

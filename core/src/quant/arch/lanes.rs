@@ -6,7 +6,7 @@ use crate::quant::{FLOAT_LANES, half_to_f32, sum_lanes};
 
 /// What computes with [`FLOAT_LANES`] floats at once.
 ///
-/// Holding one means that this processor runs its instructions. Each function gives the bits of [`Portable`].
+/// Holding one means that this processor runs its instructions. Each function gives the bits of the arrays of f32 that stand for them everywhere.
 pub trait Lanes: Copy {
     /// So many floats.
     type Floats: Copy;
