@@ -97,7 +97,7 @@ impl<P: Fn(usize) -> (usize, usize)> LanesTask for Attend<'_, P> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         match self.kv.rows() {
-            Rows::F32(values) if L::ROOMY => self.heads(lanes, &**values),
+            Rows::F32(values) => self.heads(lanes, &**values),
             rows => self.heads(lanes, rows),
         }
     }
