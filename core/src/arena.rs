@@ -95,9 +95,9 @@ impl<'a> Arena<'a> {
         }
         let (taken, rest) = rest.split_at_mut(bytes);
         self.rest = rest;
-        // A multiple of ALIGN is aligned for every type cut here, and whole ones of `n` and more.
-        let taken = bytemuck::try_cast_slice_mut(taken).ok();
-        taken.and_then(|taken| taken.get_mut(..n)).ok_or(too_small)
+        // A multiple of ALIGN is aligned for every type cut here, and `n * size_of::<T>()` bytes fill `n` values.
+        let taken = taken.get_mut(..n * size_of::<T>()).and_then(|taken| bytemuck::try_cast_slice_mut(taken).ok());
+        taken.ok_or(too_small)
     }
 }
 
@@ -111,8 +111,9 @@ mod tests {
         let mut arena = Arena::new(&mut memory[1..]);
         let bytes = arena.take::<u8>(3).unwrap();
         let words = arena.take::<u64>(2).unwrap();
-        assert_eq!((bytes, words), (&mut [0u8; 3][..], &mut [0u64; 2][..]));
-        assert_eq!(arena.used(), bytes_of::<u8>(3) + bytes_of::<u64>(2));
+        let threes = arena.take::<[u32; 3]>(2).unwrap();
+        assert_eq!((bytes, words, threes), (&mut [0u8; 3][..], &mut [0u64; 2][..], &mut [[0u32; 3]; 2][..]));
+        assert_eq!(arena.used(), bytes_of::<u8>(3) + bytes_of::<u64>(2) + bytes_of::<[u32; 3]>(2));
     }
 
     #[test]

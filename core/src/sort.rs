@@ -27,13 +27,10 @@ fn heap_sort<T: Copy>(items: &mut [T], before: impl Fn(T, T) -> bool) {
 
 /// Restores a heap with the last on top, of which one item may be before its children.
 pub(crate) fn sift_down<T: Copy>(heap: &mut [T], mut i: usize, before: impl Fn(T, T) -> bool) {
-    while let Some(&(mut last)) = heap.get(2 * i + 1) {
-        let mut child = 2 * i + 1;
-        if let Some(&other) = heap.get(child + 1)
-            && before(last, other)
-        {
-            (child, last) = (child + 1, other);
-        }
+    while 2 * i + 1 < heap.len() {
+        let children = (heap.get(2 * i + 1), heap.get(2 * i + 2));
+        let second = matches!(children, (Some(&one), Some(&other)) if before(one, other));
+        let child = 2 * i + 1 + usize::from(second);
         match heap.get_disjoint_mut([i, child]) {
             Ok([item, last]) if before(*item, *last) => swap(item, last),
             _ => return,

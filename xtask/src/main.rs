@@ -10,6 +10,7 @@ mod firmware;
 mod image;
 mod instructions;
 mod log;
+mod panics;
 mod parity;
 mod peer;
 mod process;
@@ -62,6 +63,8 @@ enum Verb {
     Size(size::Options),
     /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
     Bench(bench::Options),
+    /// Look for places in a board's firmware that can panic: none may be in the core
+    Panics(panics::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Verb::Image(options) => image::image(&options).map(|()| ExitCode::SUCCESS),
         Verb::Size(options) => size::size(&options).map(|()| ExitCode::SUCCESS),
         Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Panics(options) => panics::panics(&options).map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());
             Ok(ExitCode::SUCCESS)

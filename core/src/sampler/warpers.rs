@@ -45,6 +45,7 @@ impl<'k> Weights<'k> {
     }
 
     /// The sum over some of them.
+    #[inline(never)]
     pub(super) fn total(&self, range: Range<usize>) -> f32 {
         self.of(range).iter().map(|&c| self.scale.weight(c)).sum()
     }
