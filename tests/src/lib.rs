@@ -4,6 +4,7 @@ pub mod anatomy;
 pub mod buffered;
 pub mod faulty;
 pub mod gguf_writer;
+pub mod micro;
 pub mod npy;
 pub mod recording;
 
