@@ -49,7 +49,7 @@ impl<'a> Arena<'a> {
     /// Takes over `memory`, from its first multiple of [`ALIGN`] on.
     pub fn new(memory: &'a mut [u8]) -> Self {
         let skip = memory.as_ptr().align_offset(ALIGN).min(memory.len());
-        let rest = &mut memory[skip..];
+        let rest = memory.get_mut(skip..).unwrap_or_default();
         let len = rest.len();
         Arena { rest, len }
     }
@@ -95,8 +95,9 @@ impl<'a> Arena<'a> {
         }
         let (taken, rest) = rest.split_at_mut(bytes);
         self.rest = rest;
-        // A multiple of ALIGN is aligned for every type cut here, and `n * size_of::<T>()` bytes fill `n` values.
-        Ok(bytemuck::cast_slice_mut(&mut taken[..n * size_of::<T>()]))
+        // A multiple of ALIGN is aligned for every type cut here, and whole ones of `n` and more.
+        let taken = bytemuck::try_cast_slice_mut(taken).ok();
+        taken.and_then(|taken| taken.get_mut(..n)).ok_or(too_small)
     }
 }
 

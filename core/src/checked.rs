@@ -18,6 +18,7 @@
 //!
 //! Of a file without a table nothing is compared: then a flipped bit is a weight like any other.
 
+use core::num::NonZeroU64;
 use core::ops::Range;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
@@ -46,7 +47,7 @@ pub fn crc32(before: u32, bytes: &[u8]) -> u32 {
 /// Holding one means: there is one for each chunk of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
-    chunk: u64, // bytes
+    chunk: NonZeroU64, // bytes
     file_len: u64,
     span: Span,
 }
@@ -65,14 +66,13 @@ impl Table {
         };
         let Some((key, chunk)) = next()?.filter(|(key, _)| key.as_str() == Some(CHUNK)) else { return Ok(None) };
         let table = next()?.filter(|(key, _)| key.as_str() == Some(TABLE));
-        match (chunk, table) {
-            (Value::U32(chunk @ 1..), Some((_, Value::Array(table))))
-                if table.element.id == ElementType::U32 && table.n == file_len.div_ceil(chunk.into()) =>
-            {
-                Ok(Some(Table { chunk: chunk.into(), file_len, span: table.span }))
-            }
-            _ => Err(Error::Checksums { key }),
-        }
+        let (Value::U32(chunk), Some((_, Value::Array(table)))) = (chunk, table) else {
+            return Err(Error::Checksums { key });
+        };
+        let fits = |chunk: &NonZeroU64| table.n == file_len / *chunk + u64::from(file_len % *chunk > 0);
+        let chunk = NonZeroU64::new(chunk.into()).filter(fits).filter(|_| table.element.id == ElementType::U32);
+        let chunk = chunk.ok_or(Error::Checksums { key })?;
+        Ok(Some(Table { chunk, file_len, span: table.span }))
     }
 
     /// Chunks of the file: as many words of memory as [`Checked`] takes.
@@ -82,26 +82,26 @@ impl Table {
 
     /// Bytes of a chunk; the last one may have fewer.
     pub fn chunk_bytes(&self) -> u64 {
-        self.chunk
+        self.chunk.get()
     }
 
     /// The chunk that byte `at` lies in: its number and its bytes.
     fn chunk_of(&self, at: u64) -> (usize, Range<u64>) {
         let index = at / self.chunk;
-        let start = index * self.chunk;
-        (index as usize, start..self.file_len.min(start.saturating_add(self.chunk)))
+        let start = index * self.chunk.get();
+        (index as usize, start..self.file_len.min(start.saturating_add(self.chunk.get())))
     }
 
     /// Continues a chunk's CRC with the bytes from `at` on; those of the table itself count as zeros.
     fn crc(&self, crc32: Crc32, mut crc: u32, at: u64, bytes: &[u8]) -> u32 {
         let own = |end: u64| (end.saturating_sub(at) as usize).min(bytes.len());
-        let (before, rest) = bytes.split_at(own(self.span.at));
-        let (zeros, behind) = rest.split_at(own(self.span.at + self.span.len).saturating_sub(before.len()));
-        crc = crc32(crc, before);
-        for zeros in zeros.chunks(64) {
-            crc = crc32(crc, &[0; 64][..zeros.len()]);
+        let (from, to) = (own(self.span.at), own(self.span.at + self.span.len));
+        let part = |range: Range<usize>| bytes.get(range).unwrap_or(&[]);
+        crc = crc32(crc, part(0..from));
+        for zeros in part(from..to).chunks(64) {
+            crc = crc32(crc, [0; 64].get(..zeros.len()).unwrap_or(&[]));
         }
-        crc32(crc, behind)
+        crc32(crc, part(to..bytes.len()))
     }
 }
 
@@ -125,22 +125,22 @@ pub struct Checked<S, M> {
 impl<S: Source, M: AsRef<[u32]> + AsMut<[u32]>> Checked<S, M> {
     /// Wraps `inner`, a file with this table or with none, and reads the table into `words` unless storage is mapped.
     ///
+    /// With fewer words than chunks, no chunk is taken for right.
+    ///
     /// # Errors
     /// The source failed.
-    ///
-    /// # Panics
-    /// There are fewer words than chunks.
     pub fn new(mut inner: S, table: Option<Table>, mut words: M, crc32: Crc32) -> Result<Self, source::Error> {
         words.as_mut().fill(0);
         if let Some(table) = table.filter(|_| inner.max_chunk() < usize::MAX) {
             let at_once = (inner.max_chunk() / 4).max(1);
             let mut at = table.span.at;
-            for words in words.as_mut()[..table.chunks()].chunks_mut(at_once) {
+            for words in words.as_mut().get_mut(..table.chunks()).unwrap_or(&mut []).chunks_mut(at_once) {
                 let bytes = inner.chunk(at, words.len() * 4)?;
                 words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, &bytes)| *word = u32::from_le_bytes(bytes));
                 at += words.len() as u64 * 4;
             }
         }
+        let table = table.filter(|table| table.file_len == inner.len());
         Ok(Checked { inner, table, words, crc32, next: 0, crc: 0, lent: 0..0 })
     }
 
@@ -155,17 +155,18 @@ impl<S: Source, M: AsRef<[u32]> + AsMut<[u32]>> Checked<S, M> {
         while at < bytes.end {
             let (index, chunk) = table.chunk_of(at);
             at = chunk.end;
-            let Some(compared) = self.words.as_mut().get_mut(index).filter(|compared| **compared == 0) else {
+            let mut compared = self.words.as_mut().get_mut(index);
+            if compared.as_deref() == Some(&1) {
                 continue;
-            };
+            }
             let expected = self.inner.chunk(table.span.at + index as u64 * 4, 4)?.first_chunk();
             let expected = expected.map(|&word| u32::from_le_bytes(word));
             let len = (chunk.end - chunk.start) as usize;
             let crc = table.crc(self.crc32, 0, chunk.start, self.inner.chunk(chunk.start, len)?);
-            if expected != Some(crc) {
-                return Err(source::Error { offset: chunk.start, len, cause: Cause::Checksum });
+            match &mut compared {
+                Some(compared) if expected == Some(crc) => **compared = 1,
+                _ => return Err(source::Error { offset: chunk.start, len, cause: Cause::Checksum }),
             }
-            *compared = 1;
         }
         Ok(())
     }
@@ -188,7 +189,8 @@ impl<S: Source, M: AsRef<[u32]> + AsMut<[u32]>> Checked<S, M> {
         let (lent, mut bytes) = (at..at + len as u64, all);
         while at < lent.end {
             let (index, chunk) = table.chunk_of(at);
-            let (these, rest) = bytes.split_at((chunk.end.min(lent.end) - at) as usize);
+            let these = bytes.split_at_checked((chunk.end.min(lent.end) - at) as usize);
+            let (these, rest) = these.ok_or(source::Error::short(lent.start, len))?;
             crc = table.crc(self.crc32, crc, at, these);
             (at, bytes) = (at + these.len() as u64, rest);
             if at == chunk.end {
@@ -242,7 +244,7 @@ impl<S: Source, M: AsRef<[u32]> + AsMut<[u32]>> Source for Checked<S, M> {
     }
 
     fn settle(&mut self) -> Result<(), source::Error> {
-        if let Some(table) = self.table.filter(|table| !self.next.is_multiple_of(table.chunk)) {
+        if let Some(table) = self.table.filter(|table| self.next % table.chunk > 0) {
             self.read_on(&table, table.chunk_of(self.next).1.end)?;
         }
         self.inner.settle()
@@ -292,7 +294,7 @@ mod tests {
         file[TABLE_AT as usize..][..20].fill(0);
         let sums: Vec<u8> = file.chunks(64).flat_map(|chunk| crc32(0, chunk).to_le_bytes()).collect();
         file[TABLE_AT as usize..][..20].copy_from_slice(&sums);
-        (file, Table { chunk: 64, file_len: 300, span })
+        (file, Table { chunk: NonZeroU64::new(64).unwrap(), file_len: 300, span })
     }
 
     fn checked(file: &[u8]) -> Checked<Card, Vec<u32>> {

@@ -25,6 +25,8 @@ pub enum Cause {
     OutOfRange(u64),
     /// The chunk is longer than the source can lend, which is given in bytes: give the source a larger buffer.
     ChunkTooLong(usize),
+    /// The source lent fewer bytes than it was asked for: it is not written as [`Source::chunk`] says.
+    Short,
     /// The card, flash or file failed, with its own code: retry, or reseat it.
     Device(i32),
     /// The bytes arrived, but their checksum is not the one that the file has for them: retry, or copy the file again.
@@ -37,6 +39,7 @@ impl fmt::Display for Error {
         match self.cause {
             Cause::OutOfRange(end) => write!(f, "the file ends at {end}"),
             Cause::ChunkTooLong(max) => write!(f, "the read buffer holds {max} bytes; give it a larger one"),
+            Cause::Short => f.write_str("the source lent fewer; its code needs mending"),
             Cause::Device(code) => write!(f, "the storage device failed (code {code})"),
             Cause::Checksum => f.write_str(
                 "they do not have the checksum that the file has for them; try again, or copy the file anew",
@@ -46,6 +49,13 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+impl Error {
+    /// The source lent fewer than these bytes.
+    pub(crate) fn short(offset: u64, len: usize) -> Error {
+        Error { offset, len, cause: Cause::Short }
+    }
+}
 
 /// How many bytes a source can lend in one chunk, and what they still cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
