@@ -69,6 +69,11 @@ impl<'a> Arena<'a> {
         self.len - self.rest.len()
     }
 
+    /// Gives back what is left.
+    pub fn into_rest(self) -> &'a mut [u8] {
+        self.rest
+    }
+
     /// Cuts off `n` values of `T`, all zero.
     ///
     /// # Errors
@@ -95,9 +100,9 @@ impl<'a> Arena<'a> {
         }
         let (taken, rest) = rest.split_at_mut(bytes);
         self.rest = rest;
-        // A multiple of ALIGN is aligned for every type cut here, and whole ones of `n` and more.
-        let taken = bytemuck::try_cast_slice_mut(taken).ok();
-        taken.and_then(|taken| taken.get_mut(..n)).ok_or(too_small)
+        // A multiple of ALIGN is aligned for every type cut here, and `n * size_of::<T>()` bytes fill `n` values.
+        let taken = taken.get_mut(..n * size_of::<T>()).and_then(|taken| bytemuck::try_cast_slice_mut(taken).ok());
+        taken.ok_or(too_small)
     }
 }
 
@@ -113,6 +118,7 @@ mod tests {
         let words = arena.take::<u64>(2).unwrap();
         assert_eq!((bytes, words), (&mut [0u8; 3][..], &mut [0u64; 2][..]));
         assert_eq!(arena.used(), bytes_of::<u8>(3) + bytes_of::<u64>(2));
+        assert_eq!(arena.take::<[u32; 3]>(3).unwrap(), [[0; 3]; 3], "whose size does not divide that of the stretch");
     }
 
     #[test]
