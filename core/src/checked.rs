@@ -23,6 +23,7 @@ use core::ops::Range;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 
+use crate::arena::{Arena, TooSmall};
 use crate::gguf::{ElementType, Entries, Error, Span, Value};
 use crate::source::{self, Cause, Reach, Source};
 
@@ -78,6 +79,14 @@ impl Table {
     /// Chunks of the file: as many words of memory as [`Checked`] takes.
     pub fn chunks(&self) -> usize {
         (self.span.len / 4) as usize
+    }
+
+    /// Cuts that memory from an arena.
+    ///
+    /// # Errors
+    /// The arena is too small.
+    pub fn words<'a>(&self, arena: &mut Arena<'a>) -> Result<&'a mut [u32], TooSmall> {
+        arena.take(self.chunks())
     }
 
     /// Bytes of a chunk; the last one may have fewer.
