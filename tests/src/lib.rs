@@ -2,6 +2,7 @@
 
 pub mod anatomy;
 pub mod buffered;
+pub mod card;
 pub mod faulty;
 pub mod gguf_writer;
 pub mod micro;
