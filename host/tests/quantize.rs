@@ -292,3 +292,43 @@ fn importance_is_gathered_and_used() {
     assert!(off < 0.05, "{off}");
     fs::remove_dir_all(&folder).unwrap();
 }
+
+/// A card that lost a bit of a weight, of the vocabulary or of the table itself: a line that says where, and no text,
+/// whether the file is mapped or read.
+#[test]
+fn a_file_for_boards_that_lost_a_bit_writes_no_text() {
+    let folder = folder("lost-a-bit");
+    let path = folder.join("model.gguf");
+    let file = quantized(&synthetic("2,4,256,32,300", FileType::F16, true), "device4");
+    let found = tensors(&file);
+    let middle = |name: &str| (found[name].1 + found[name].2 / 2) as usize;
+    let string = |text: &[u8]| file.windows(text.len()).position(|bytes| bytes == text).unwrap();
+    let places = [
+        ("tensor blk.0.attn_qkv.weight, or one beside it, is damaged", middle("blk.0.attn_qkv.weight")),
+        ("tensor blk.1.ffn_down.weight, or one beside it, is damaged", middle("blk.1.ffn_down.weight")),
+        ("tensor token_embd.weight, or one beside it, is damaged", middle("token_embd.weight")),
+        ("checksum", string(b"gpt2.attention.layer_norm_epsilon") + 37),
+        ("checksum", string(b"tokenizer.ggml.tokens") + 45),
+        ("checksum", string(checksums::TABLE.as_bytes()) + checksums::TABLE.len() + 16),
+    ];
+    let generate = |source: &[&str]| {
+        gptrickle(&[&["generate", "-m", text(&path), "a", "-n", "8", "--temperature", "0"][..], source].concat())
+    };
+    for source in
+        [&["--source", "mmap"][..], &["--source", "file"], &["--source", "file,no-prefetch", "--buffer", "4KiB"]]
+    {
+        fs::write(&path, &file).unwrap();
+        let whole = generate(source);
+        assert!(whole.status.success() && !whole.stdout.is_empty(), "{}", String::from_utf8_lossy(&whole.stderr));
+        for (words, at) in places {
+            let mut damaged = file.clone();
+            damaged[at] ^= 16;
+            fs::write(&path, damaged).unwrap();
+            let output = generate(source);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &[][..]), "{words}, {at}: {said}");
+            assert!(said.contains(words), "{words} is missing: {said}");
+        }
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}
