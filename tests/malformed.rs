@@ -1005,7 +1005,7 @@ fn classes_of_test_gguf() {
     refused!(with_tensor(QKV, |tensor| tensor.name = "n".repeat(64)), Gguf(gguf::Error::LongName { .. }));
     refused!(with(dims - 4, &[5]), Gguf(gguf::Error::Dimensions { n_dims: 5, .. }));
     refused!(with(dims, &[0xff; 16]), Gguf(gguf::Error::Ragged { columns: u64::MAX, .. }));
-    refused!(with_dims(QKV, &[4 * 0x7fff_ffff & !31, 4 * 0x7fff_ffff]), Gguf(gguf::Error::TooLarge { .. }));
+    refused!(with_dims(QKV, &[(4 * 0x7fff_ffff) & !31, 4 * 0x7fff_ffff]), Gguf(gguf::Error::TooLarge { .. }));
     let many = with_tensor(QKV, |tensor| (tensor.kind, tensor.dims) = (27, vec![1_533_916_891; 2])); // I64: 8 bytes each
     refused!(many, Gguf(gguf::Error::TooLarge { .. }));
     refused!(with(kind, &[43]), Gguf(gguf::Error::TensorType { id: 43, .. }));
