@@ -339,18 +339,48 @@ fn gpt2s_vocabulary_as_tiktoken_has_it() {
     .unwrap();
 }
 
+/// One piece of a mebibyte, or very many; "ÃÂ" is what GPT-2's longest token of letters repeats, by the longest chain of
+/// merges. Half as much text is half the look-ups, as what is read of the file for them tells.
 #[test]
 fn a_mebibyte_of_one_letter_is_no_trouble() {
     let file = gpt2().writer().finish();
+    with_tokenizer(Counting::new(&file[..]), |t, src| {
+        for letter in ["a", "=", " ", "0", "é", "日", "\n", "ab", "ÃÂ", " a", "'s", "a "] {
+            let mut read = |bytes: usize| {
+                let text = letter.repeat(bytes / letter.len());
+                let (started, before) = (Instant::now(), src.bytes());
+                let tokens = encode(t, src, &text);
+                let (took, read) = (started.elapsed(), src.bytes() - before);
+                println!("{bytes:7} bytes of {letter:?}: {:7} tokens in {took:8.2?}, {read} bytes read", tokens.len());
+                assert!(decode(t, src, &tokens) == text.as_bytes());
+                read
+            };
+            let (half, whole) = (read(1 << 19), read(1 << 20));
+            assert!(whole <= half * 21 / 10, "{letter:?}: {half} bytes read, then {whole}");
+        }
+    })
+    .unwrap();
+}
+
+/// As many special tokens as there may be, of all lengths, in a text that nearly spells each of them everywhere.
+#[test]
+fn special_tokens_made_to_slow_a_text_down_are_no_trouble() {
+    let mut plain = small();
+    plain.tokens.extend((1..MAX_SPECIAL).map(|n| ([&vec![b'a'; n - 1][..], b"b"].concat(), USER_DEFINED)));
+    let file = plain.writer().finish();
     with_tokenizer(&file[..], |t, src| {
-        for (letter, per_token) in [("a", 1), ("=", 64), (" ", 1)] {
-            let text = letter.repeat(1 << 20);
-            let started = Instant::now();
+        for bytes in [1 << 16, 1 << 17] {
+            let (text, started) = ("a".repeat(bytes), Instant::now());
             let tokens = encode(t, src, &text);
-            println!("1 MiB of {letter:?}: {} tokens in {:.2?}", tokens.len(), started.elapsed());
-            assert!(tokens.len() <= text.len() / per_token);
+            println!("{bytes} bytes between special tokens: {} tokens in {:.2?}", tokens.len(), started.elapsed());
             assert!(decode(t, src, &tokens) == text.as_bytes());
         }
+        // The longest one that fits, at the first place where any does.
+        let text = "a".repeat(1500) + "b" + &"a".repeat(40) + "bb";
+        let tokens = encode(t, src, &text);
+        assert_eq!(decode(t, src, &tokens), text.as_bytes());
+        let last = plain.tokens.len() as u32 - 1;
+        assert_eq!(tokens[tokens.len() - 3..], [last, last - 1022 + 40, last - 1022]);
     })
     .unwrap();
 }

@@ -69,6 +69,11 @@ impl<'a> Arena<'a> {
         self.len - self.rest.len()
     }
 
+    /// Gives back what is left.
+    pub fn into_rest(self) -> &'a mut [u8] {
+        self.rest
+    }
+
     /// Cuts off `n` values of `T`, all zero.
     ///
     /// # Errors

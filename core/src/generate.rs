@@ -55,6 +55,7 @@ impl Model {
         if tokens != rows {
             return Err(Error::VocabularySize { tokens, rows });
         }
+        src.settle()?;
         Ok(Model { file, header, vocabulary })
     }
 }

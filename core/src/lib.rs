@@ -4,6 +4,7 @@
 //! # The story of one token
 //! The model stays where it is: in mapped flash, in a file, on a card. A [`source`] lends its bytes a chunk at a time.
 //! [`gguf::open`] reads the header once and checks every count, type and range in it; nothing below checks again.
+//! Where a file carries checksums, [`checked`] compares what storage gives with them, whenever it is read.
 //! How much memory a run takes is plain arithmetic on what the header says ([`generate::Plan`]), and all of it is cut
 //! from one stretch that the caller gives ([`arena`]).
 //!
@@ -27,7 +28,8 @@
 //! * The same file, prompt, options and seed give the same text on every target, bit for bit: integer products are
 //!   exact, the few f32 steps happen in one fixed order, nothing is contracted to fused multiply-adds, and [`exp`] is
 //!   our own. Kernels, threads and the size of buffers change speed, and no bit.
-//! * Any file, any truncation, any flipped byte gives a typed error or text, in bounded time: never a panic.
+//! * Any file, any truncation, any flipped byte gives a typed error or text, in bounded time: never a panic. With
+//!   checksums in the file ([`checked`]) a flipped bit gives the error, and nothing is made of it.
 //! * Nothing here allocates, knows a board, or names another crate's type in its public API.
 //! * [`quant`] has never heard of files, [`gguf`] never of GPT-2, [`gpt2`] never of text.
 //!
@@ -75,6 +77,8 @@ pub mod arena;
 pub mod quant;
 
 pub mod gguf;
+
+pub mod checked;
 
 pub mod exp;
 

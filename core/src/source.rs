@@ -29,6 +29,8 @@ pub enum Cause {
     Short,
     /// The card, flash or file failed, with its own code: retry, or reseat it.
     Device(i32),
+    /// The bytes arrived, but their checksum is not the one that the file has for them: retry, or copy the file again.
+    Checksum,
 }
 
 impl fmt::Display for Error {
@@ -39,6 +41,9 @@ impl fmt::Display for Error {
             Cause::ChunkTooLong(max) => write!(f, "the read buffer holds {max} bytes; give it a larger one"),
             Cause::Short => f.write_str("the source lent fewer; its code needs mending"),
             Cause::Device(code) => write!(f, "the storage device failed (code {code})"),
+            Cause::Checksum => f.write_str(
+                "they do not have the checksum that the file has for them; try again, or copy the file anew",
+            ),
         }
     }
 }
@@ -110,6 +115,18 @@ pub trait Source {
     /// fills one with `b` while `a` is multiplied.
     /// A hint: it may be wrong, left out or declined, and a failure shows only when a chunk is asked for.
     fn prefetch(&mut self, _offset: u64, _len: usize) {}
+
+    /// Says that something is now made of what was lent: a token, a text, a key in the cache.
+    ///
+    /// A source that compares checksums as it lends may have to read on to the end of a chunk before it knows. Whoever
+    /// makes something calls this first, and drops it all on an error.
+    ///
+    /// # Errors
+    /// What was lent since the last time is not what the file says → [`Cause::Checksum`]; the device failed →
+    /// [`Cause::Device`].
+    fn settle(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 impl Source for &[u8] {
@@ -149,6 +166,10 @@ impl<S: Source + ?Sized> Source for &mut S {
 
     fn prefetch(&mut self, offset: u64, len: usize) {
         (**self).prefetch(offset, len);
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        (**self).settle()
     }
 }
 
@@ -212,6 +233,10 @@ impl<S: Source> Source for Counting<S> {
 
     fn prefetch(&mut self, offset: u64, len: usize) {
         self.inner.prefetch(offset, len);
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.inner.settle()
     }
 }
 
@@ -322,6 +347,7 @@ impl<'a, S: Source> Resident<'a, S> {
             memory[done..done + n].copy_from_slice(self.inner.chunk(at, n)?);
             done += n;
         }
+        self.inner.settle()?;
         Ok(self.layout.add(offset, len))
     }
 
@@ -384,6 +410,10 @@ impl<S: Source> Source for Resident<'_, S> {
         if self.find(offset).is_err() {
             self.inner.prefetch(offset, len);
         }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.inner.settle()
     }
 }
 

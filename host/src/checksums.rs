@@ -1,17 +1,21 @@
-//! CRC-32 of a file's tensors, chunk by chunk, in its own metadata: a card that lost a bit is found out.
+//! CRC-32 of a file, chunk by chunk, in its own metadata: a card that lost a bit is found out.
 //!
-//! [`CHUNK`] says how many bytes a chunk has, [`TABLE`] has a checksum (CRC-32 as in zip and PNG) for each chunk from the
-//! first tensor's first byte to the last tensor's last, what lies between tensors included; the last chunk is as long as
-//! it is.
+//! [`gptrickle_core::checked`] has the format, and compares. Here the table is made, of a file whose table is zeros.
+
+pub use gptrickle_core::checked::{CHUNK, TABLE};
 
 use crate::gguf_writer::Value;
 
-/// The metadata key of a chunk's bytes, a `u32`.
-pub const CHUNK: &str = "gptrickle.crc32.chunk_bytes";
-/// The metadata key of the checksums, an array of `u32`.
-pub const TABLE: &str = "gptrickle.crc32.table";
-/// Bytes of a chunk in files written here: 128 sectors of a card.
-pub const CHUNK_BYTES: u32 = 1 << 16;
+/// Bytes of a chunk in files written here: 32 sectors of a card. A jump reads as much more, and the table, 0.02 % of the
+/// file, is kept in memory.
+pub const CHUNK_BYTES: u32 = 1 << 14;
+
+/// [`gptrickle_core::checked::crc32`] with this machine's instructions.
+pub fn crc32(before: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before);
+    hasher.update(bytes);
+    hasher.finalize()
+}
 
 /// Checksums in the making.
 #[derive(Debug, Default)]

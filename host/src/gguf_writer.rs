@@ -122,6 +122,12 @@ impl Writer {
         self
     }
 
+    /// Adds a metadata entry in front of the others.
+    pub fn first(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.entries.insert(0, (key.into(), value.into()));
+        self
+    }
+
     /// Replaces the value of a metadata entry, or adds the entry.
     pub fn replace(mut self, key: &str, value: impl Into<Value>) -> Self {
         self = self.remove(key);

@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::Context;
 use bytesize::ByteSize;
 use gptrickle_core::arena::{ALIGN, Arena};
+use gptrickle_core::checked::{Checked, Table};
 use gptrickle_core::generate::{self, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2;
 use gptrickle_core::ops::Engine;
@@ -18,6 +19,7 @@ use gptrickle_core::sampler::Params;
 use gptrickle_core::source::{Counting, Source};
 use gptrickle_core::tokenizer::{self, Control, Flow, MAX_TOKEN, TextStream, Token, Tokenizer};
 
+use crate::checksums::crc32;
 use crate::source::{DEMO, ModelFile};
 use crate::threads::Threads;
 
@@ -25,12 +27,15 @@ use crate::threads::Threads;
 #[derive(Debug)]
 pub struct Model {
     /// Its bytes, counted.
-    pub(crate) src: Counting<ModelFile>,
+    pub(crate) src: Bytes,
     /// What its header says.
     pub(crate) model: generate::Model,
     /// What people call it.
     pub(crate) name: String,
 }
+
+/// A model's bytes, compared with the file's checksums if it has some, then counted.
+pub(crate) type Bytes = Counting<Checked<ModelFile, Vec<u32>>>;
 
 impl Model {
     /// Opens a GGUF file of a GPT-2 model and maps it into memory; reads the header, and no weights.
@@ -53,9 +58,9 @@ impl Model {
     /// Opens a model of any file, which errors call `name`.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no model that can be run.
+    /// The file cannot be read, holds no model that can be run, or is not what its checksums say.
     pub fn new(file: ModelFile, name: String) -> anyhow::Result<Model> {
-        let mut src = Counting::new(file);
+        let mut src = checked(file).map(Counting::new).with_context(|| name.clone())?;
         let model = generate::Model::open(&mut src).with_context(|| name.clone())?;
         Ok(Model { src, model, name })
     }
@@ -72,6 +77,13 @@ impl Model {
         let options = Options { state, seed: SEED, ..Options::default() };
         Generation { model: self, prompt, options, max_new_tokens: MAX_NEW_TOKENS, stops: Vec::new() }
     }
+}
+
+/// The same bytes, compared as they are lent with the checksums that the file has, if it has any.
+fn checked(mut file: ModelFile) -> Result<Checked<ModelFile, Vec<u32>>, generate::Error> {
+    let table = Table::find(&mut file)?;
+    let words = vec![0; table.map_or(0, |table| table.chunks())];
+    Ok(Checked::new(file, table, words, crc32)?)
 }
 
 // Defaults, those of the command line.

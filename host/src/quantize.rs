@@ -232,20 +232,7 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// A weight is no number, or beyond what the type can hold; whatever `out` or `advance` says.
     pub fn write<W: Write + Seek>(&self, out: W, mut advance: impl FnMut(u64) -> io::Result<()>) -> anyhow::Result<W> {
-        let mut header = self.header.clone();
-        let mut end = 0;
-        if self.checksums {
-            for job in &self.jobs {
-                end = u64::next_multiple_of(end, self.alignment) + job.out_bytes();
-            }
-            header = header.entry(checksums::CHUNK, checksums::CHUNK_BYTES);
-        }
-        let with_table =
-            |table| if self.checksums { header.clone().entry(checksums::TABLE, table) } else { header.clone() };
-        let blank = with_table(Checksums::blank(end));
-        let header_bytes = blank.clone().start(io::sink())?.bytes();
-        let skip = header_bytes.next_multiple_of(self.alignment);
-        let mut data = blank.start(Hashed { out, skip, left: end, checksums: Checksums::default() })?;
+        let mut data = self.with_table(self.blank_table()?).start(Hashed { out, checksums: Checksums::default() })?;
         let mut buffer = Vec::new();
         for job in &self.jobs {
             let bytes = &self.input[job.at..][..job.bytes];
@@ -278,9 +265,33 @@ impl<'a> Plan<'a> {
         let Hashed { mut out, checksums, .. } = data.finish()?;
         if self.checksums {
             out.seek(SeekFrom::Start(0))?;
-            out = with_table(checksums.finish()).start(out)?.into_inner();
+            out = self.with_table(checksums.finish()).start(out)?.into_inner();
         }
         Ok(out)
+    }
+
+    /// The header, with these checksums in front if it has any.
+    fn with_table(&self, table: Value) -> Writer {
+        let header = self.header.clone();
+        if !self.checksums {
+            return header;
+        }
+        header.first(checksums::TABLE, table).first(checksums::CHUNK, checksums::CHUNK_BYTES)
+    }
+
+    /// A table of zeros, as long as the file's, which it is a part of.
+    fn blank_table(&self) -> io::Result<Value> {
+        let mut blank = Checksums::blank(0);
+        loop {
+            let header = self.with_table(blank.clone()).start(io::sink())?.bytes();
+            let pad = |at: u64| at.next_multiple_of(self.alignment);
+            let end = self.jobs.iter().fold(header, |at, job| pad(at) + job.out_bytes());
+            let longer = Checksums::blank(pad(end));
+            if longer == blank {
+                return Ok(blank);
+            }
+            blank = longer;
+        }
     }
 }
 
@@ -309,22 +320,16 @@ fn place(name: &str, tied: bool) -> (usize, usize, String) {
     (layer, 2 * part + usize::from(within.ends_with(".bias")), within.to_owned())
 }
 
-/// Writes on, and takes checksums of what comes after the header.
+/// Writes on, and takes checksums.
 struct Hashed<W> {
     out: W,
-    skip: u64, // bytes of the header to come
-    left: u64, // bytes of tensors to come
     checksums: Checksums,
 }
 
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.out.write(bytes)?;
-        let skipped = self.skip.min(n as u64);
-        let hashed = self.left.min(n as u64 - skipped);
-        self.skip -= skipped;
-        self.left -= hashed;
-        self.checksums.update(&bytes[skipped as usize..][..hashed as usize]);
+        self.checksums.update(&bytes[..n]);
         Ok(n)
     }
 

@@ -4,20 +4,20 @@
 //! is no number, a hole that a copy has left, a token that stands there twice. What makes the file unusable, or its text
 //! nonsense, is a problem; what is only strange is a remark.
 //!
-//! Checksums: a file may have a table of CRC-32 (ISO-HDLC, as in zip and PNG) in its metadata, one for each
-//! [`CHUNK`] bytes from the first tensor to the end of the last, the last chunk as long as it is.
+//! Checksums: a file may have a table of them, of all its bytes; see [`gptrickle_core::checked`].
 
 use std::collections::HashSet;
 
 use gptrickle_core::arena::{ALIGN, Arena};
+use gptrickle_core::checked::{Checked, Table};
 use gptrickle_core::generate::Model;
 use gptrickle_core::gguf::{self, Array, File, Strings, Tensor, Value};
 use gptrickle_core::quant::{Format, dequantize};
-use gptrickle_core::source::{self, Source};
+use gptrickle_core::source::{self, Cause, Source};
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 use serde::Serialize;
 
-use crate::checksums::{CHUNK, TABLE};
+use crate::checksums::crc32;
 
 /// Weights that are decoded at a time, whole super-blocks.
 const PIECE: usize = 1 << 16;
@@ -125,7 +125,7 @@ pub fn verify(src: &mut impl Source, mut advance: impl FnMut(u64)) -> Result<Rep
             let (model, vocabulary) = model(src)?;
             checks.extend([model, vocabulary]);
             checks.push(weights(&file, src, &mut tensors, &mut advance)?);
-            checks.push(checksums(&file, src)?);
+            checks.push(checksums(src)?);
         }
     }
     Ok(Report { ok: checks.iter().all(|check| check.result != Outcome::Failed), checks, tensors })
@@ -330,43 +330,30 @@ fn weights(
 }
 
 /// Every chunk has the checksum that the file has for it.
-fn checksums(file: &File, src: &mut impl Source) -> Result<Check, source::Error> {
+fn checksums(src: &mut impl Source) -> Result<Check, source::Error> {
     const NAME: &str = "checksums";
-    let (chunk, table) = (value(file, src, CHUNK)?, value(file, src, TABLE)?);
-    let (chunk, table) = match (chunk, table) {
-        (None, None) => return Ok(Check::skipped(NAME, "the file has none")),
-        (Some(Value::U32(chunk @ 1..)), Some(Value::Array(table))) if table.element.id == 4 => {
-            (u64::from(chunk), table)
-        }
-        _ => {
+    let table = match unless_unreadable(Table::find(src))? {
+        Ok(Some(table)) => table,
+        Ok(None) => return Ok(Check::skipped(NAME, "the file has none")),
+        Err(error) => {
             let mut check = Check::new(NAME);
-            check.problem(format_args!("{CHUNK} must be a u32 above 0, {TABLE} an array of u32"));
+            check.problem(error);
             return Ok(check);
         }
     };
     let mut check = Check::new(NAME);
-    let chunks = (file.end - file.data_at).div_ceil(chunk);
-    check.found = format!("{chunks} chunks of {chunk} bytes");
-    if table.n != chunks {
-        check.problem(format_args!("there are {} checksums for {chunks} chunks", table.n));
-        return Ok(check);
-    }
-    for i in 0..chunks {
-        let (mut at, end) = (file.data_at + i * chunk, file.end.min(file.data_at + (i + 1) * chunk));
-        let mut hasher = crc32fast::Hasher::new();
-        while at < end {
-            let len = (end - at).min(src.max_chunk() as u64).min(1 << 20);
-            hasher.update(src.chunk(at, len as usize)?);
-            at += len;
-        }
-        let mut wanted = [0; 4];
-        wanted.copy_from_slice(src.chunk(table.span.at + i * 4, 4)?);
-        let (found, wanted) = (hasher.finalize(), u32::from_le_bytes(wanted));
-        if found != wanted {
-            check.problem(format_args!(
-                "bytes {} to {end}: checksum {found:08x}, the file says {wanted:08x}: copy it again",
-                file.data_at + i * chunk
-            ));
+    check.found = format!("{} chunks of {} bytes", table.chunks(), table.chunk_bytes());
+    let mut src = Checked::new(src, Some(table), vec![0; table.chunks()], crc32)?;
+    for at in (0..src.len()).step_by(table.chunk_bytes() as usize) {
+        match src.chunk(at, 1).map(|_| ()).and_then(|()| src.settle()) {
+            Err(error) if error.cause == Cause::Checksum => {
+                let end = error.offset + error.len as u64;
+                check.problem(format_args!(
+                    "bytes {} to {end} are not those that the file's checksum is of: copy it again",
+                    error.offset
+                ));
+            }
+            result => result?,
         }
     }
     Ok(check)
@@ -375,6 +362,7 @@ fn checksums(file: &File, src: &mut impl Source) -> Result<Check, source::Error>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksums::{CHUNK, TABLE};
     use crate::gguf_writer::Writer;
     use gptrickle_core::source::Cause;
     use std::fs;
@@ -467,7 +455,7 @@ mod tests {
         assert!(found[1].starts_with("token \"#\" stands in the vocabulary twice"), "{found:?}");
     }
 
-    /// A file of one tensor, with these checksums of 16 bytes each.
+    /// A file of one tensor, with these checksums of 64 bytes each.
     fn with_checksums(chunk: impl Into<crate::gguf_writer::Value>, table: &[u32]) -> Vec<u8> {
         let table =
             crate::gguf_writer::Value::array(4, table.len() as u64, table.iter().flat_map(|crc| crc.to_le_bytes()));
@@ -479,18 +467,20 @@ mod tests {
 
     #[test]
     fn checksums_are_compared_chunk_by_chunk() {
-        let weights: Vec<u8> = (0..10u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
-        let mut table: Vec<u32> = weights.chunks(16).map(crc32fast::hash).collect();
+        let blank = with_checksums(64u32, &[0; 4]);
+        assert_eq!(blank.len(), 4 * 64);
+        let mut table: Vec<u32> = blank.chunks(64).map(crc32fast::hash).collect();
         let found = |chunk: u32, table: &[u32]| check(&report(&with_checksums(chunk, table)), "checksums");
-        let good = found(16, &table);
-        assert_eq!((good.result, &*good.found), (Outcome::Ok, "3 chunks of 16 bytes"), "{good:?}");
+        let good = found(64, &table);
+        assert_eq!((good.result, &*good.found), (Outcome::Ok, "4 chunks of 64 bytes"), "{good:?}");
         table[2] ^= 1;
-        let bad = found(16, &table);
-        assert!(bad.problems.len() == 1 && bad.problems[0].contains("copy it again"), "{bad:?}");
-        assert_eq!(found(16, &table[..2]).problems, ["there are 2 checksums for 3 chunks"]);
-        assert!(found(0, &table).problems[0].contains("must be a u32 above 0"));
-        let wrong = check(&report(&with_checksums(16u64, &table)), "checksums");
-        assert!(wrong.problems[0].contains("must be a u32 above 0"), "{wrong:?}");
+        let bad = found(64, &table);
+        assert!(bad.problems.len() == 1 && bad.problems[0].starts_with("bytes 128 to 192 are not"), "{bad:?}");
+        for (chunk, table) in [(64, &table[..3]), (0, &table)] {
+            assert!(found(chunk, table).problems[0].contains("do not fit the file"), "{chunk}");
+        }
+        let wrong = check(&report(&with_checksums(64u64, &table)), "checksums");
+        assert!(wrong.problems[0].contains("do not fit the file"), "{wrong:?}");
     }
 
     #[test]

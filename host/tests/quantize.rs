@@ -118,13 +118,9 @@ fn files_for_boards_are_laid_out_for_them() {
         let original = synthetic("2,4,256,32,300", FileType::F16, tied);
         let file = quantized(&original, mix);
         let mut src = &file[..];
-        let (mut chunk, mut table) = (None, None);
-        let header = gguf::open(&mut src, |key, value| {
-            match (key.as_str(), value) {
-                (Some(checksums::CHUNK), Value::U32(n)) => chunk = Some(*n as usize),
-                (Some(checksums::TABLE), Value::Array(array)) => table = Some(*array),
-                _ => {}
-            }
+        let mut entries = Vec::new();
+        gguf::open(&mut src, |key, value| {
+            entries.push((key.to_string(), *value));
             Ok::<(), gguf::Error>(())
         })
         .unwrap();
@@ -142,10 +138,15 @@ fn files_for_boards_are_laid_out_for_them() {
             order[order.len() - 4..],
             ["blk.1.ffn_down.bias", "output_norm.weight", "output_norm.bias", "token_embd.weight"]
         );
-        let chunks = file[header.data_at as usize..header.end as usize].chunks(chunk.unwrap());
+        // Checksums of the file with zeros for them, before anything else in it.
+        assert_eq!([&*entries[0].0, &entries[1].0], [checksums::CHUNK, checksums::TABLE]);
+        let (Value::U32(chunk), Value::Array(table)) = (entries[0].1, entries[1].1) else { panic!("{entries:?}") };
+        let place = table.span.at as usize..(table.span.at + table.span.len) as usize;
+        let mut blank = file.clone();
+        blank[place.clone()].fill(0);
+        let chunks = blank.chunks(chunk as usize);
         let expected: Vec<u8> = chunks.flat_map(|bytes| crc32fast::hash(bytes).to_le_bytes()).collect();
-        let table = table.unwrap().span;
-        assert_eq!(file[table.at as usize..][..table.len as usize], expected);
+        assert_eq!(file[place], expected);
         // A stock type of it has no table that no longer holds.
         let again = Options { requantize: true, ..options("Q8_0", &[]) };
         assert!(keys(&written(&file, &again)).iter().all(|key| !key.starts_with("gptrickle.")));
@@ -289,5 +290,45 @@ fn importance_is_gathered_and_used() {
     let original = run(&fs::read(&model).unwrap());
     let off = distance(&run(&weighted), &original);
     assert!(off < 0.05, "{off}");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A card that lost a bit of a weight, of the vocabulary or of the table itself: a line that says where, and no text,
+/// whether the file is mapped or read.
+#[test]
+fn a_file_for_boards_that_lost_a_bit_writes_no_text() {
+    let folder = folder("lost-a-bit");
+    let path = folder.join("model.gguf");
+    let file = quantized(&synthetic("2,4,256,32,300", FileType::F16, true), "device4");
+    let found = tensors(&file);
+    let middle = |name: &str| (found[name].1 + found[name].2 / 2) as usize;
+    let string = |text: &[u8]| file.windows(text.len()).position(|bytes| bytes == text).unwrap();
+    let places = [
+        ("tensor blk.0.attn_qkv.weight, or one beside it, is damaged", middle("blk.0.attn_qkv.weight")),
+        ("tensor blk.1.ffn_down.weight, or one beside it, is damaged", middle("blk.1.ffn_down.weight")),
+        ("tensor token_embd.weight, or one beside it, is damaged", middle("token_embd.weight")),
+        ("checksum", string(b"gpt2.attention.layer_norm_epsilon") + 37),
+        ("checksum", string(b"tokenizer.ggml.tokens") + 45),
+        ("checksum", string(checksums::TABLE.as_bytes()) + checksums::TABLE.len() + 16),
+    ];
+    let generate = |source: &[&str]| {
+        gptrickle(&[&["generate", "-m", text(&path), "a", "-n", "8", "--temperature", "0"][..], source].concat())
+    };
+    for source in
+        [&["--source", "mmap"][..], &["--source", "file"], &["--source", "file,no-prefetch", "--buffer", "4KiB"]]
+    {
+        fs::write(&path, &file).unwrap();
+        let whole = generate(source);
+        assert!(whole.status.success() && !whole.stdout.is_empty(), "{}", String::from_utf8_lossy(&whole.stderr));
+        for (words, at) in places {
+            let mut damaged = file.clone();
+            damaged[at] ^= 16;
+            fs::write(&path, damaged).unwrap();
+            let output = generate(source);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &[][..]), "{words}, {at}: {said}");
+            assert!(said.contains(words), "{words} is missing: {said}");
+        }
+    }
     fs::remove_dir_all(&folder).unwrap();
 }

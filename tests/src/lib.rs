@@ -2,8 +2,10 @@
 
 pub mod anatomy;
 pub mod buffered;
+pub mod card;
 pub mod faulty;
 pub mod gguf_writer;
+pub mod micro;
 pub mod npy;
 pub mod recording;
 

@@ -208,7 +208,7 @@ pub(crate) fn demo_model() -> Result<PathBuf> {
         .with_context(|| format!("{} holds no .gguf file: name one with --model", folder.display()))
 }
 
-/// The most stack that a board uses from its start to the end of a short text.
+/// The most stack that a board uses: from its start, over every control, to the end of a short text.
 ///
 /// # Errors
 /// It does not run, or does not say.
@@ -217,9 +217,30 @@ pub(crate) fn stack_used(board: &Board, elf: &Path) -> Result<u64> {
     let child = start(&mut command(board, elf, &media, None)?)?;
     let mut console = Console::new(board.name, child, Duration::from_secs(300))?;
     console.start()?;
-    // What fits even into the smallest.
-    console.command(":set kv q8_0")?;
-    console.command(":max 8")?;
+    // Every control, and a prompt that fills or exceeds the context: a board refuses what it has no room for, and that
+    // takes stack, too.
+    let controls = [
+        ":set kv q8_0",
+        ":set temperature 0.9",
+        ":set top_k 40",
+        ":set top_p 0.9",
+        ":set min_p 0.01",
+        ":set typical_p 0.95",
+        ":set epsilon_cutoff 0.0001",
+        ":set eta_cutoff 0.0001",
+        ":set repetition_penalty 1.1",
+        ":set no_repeat_ngram_size 3",
+        ":set min_new_tokens 2",
+        ":hash on",
+        ":max 8",
+        ":check",
+        ":plan",
+        ":open",
+    ];
+    let long = "Once upon a time, there were 1,234 \u{e9}l\u{e9}phants... ".repeat(12);
+    for line in controls.into_iter().chain([&*long]) {
+        console.send(line, &mut |_| Ok(()))?;
+    }
     console.command("Once")?;
     let stats = console.command(":stats")?.lines;
     let used = stats.iter().find_map(|line| line.strip_prefix("stack: ")?.split(' ').next()?.parse().ok());

@@ -120,7 +120,8 @@ fn boards() -> Result<()> {
         "# What the firmware takes\n\n\
          Written by `cargo xtask size`, in bytes. Flash holds code, constants and the first values of variables. Static RAM \
          is what the image sets aside, an arena of fixed size included; RAM that a board finds at run time is not. Stack is \
-         the most that was in use after a start and a text of 8 tokens.\n\n\
+         the most that was in use after every control was set, the kernels checked, a prompt refused or read that is as long as a \
+         line, and a text of 8 tokens made.\n\n\
          | board | code | constants | flash | static RAM | stack | built by |\n|---|---:|---:|---:|---:|---:|---|\n",
     );
     for board in BOARDS.iter().filter(|board| board.folder().is_dir()) {

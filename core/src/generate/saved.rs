@@ -119,6 +119,7 @@ impl Model {
             let at = data.start + (data.end - data.start) / SAMPLES * i;
             take(src, &mut digest, at..data.end.min(at + SAMPLE_BYTES))?;
         }
+        src.settle()?;
         Ok(Fingerprint(digest.finalize()))
     }
 }

@@ -1,6 +1,6 @@
 //! Reads the header front to back through a small window.
 
-use super::{Error, MAX_NAME, Name, Part, Span};
+use super::{Error, MAX_HEADER, MAX_NAME, Name, Part, Span};
 use crate::source::{self, Source};
 
 /// Most bytes asked of the source at a time while the header is read.
@@ -39,6 +39,9 @@ impl<'s, S: Source> Cursor<'s, S> {
     /// Compares a claimed length with what the file still holds.
     pub(crate) fn expect(&self, part: Part, bytes: u64) -> Result<(), Error> {
         if bytes > self.remaining() {
+            if self.end == MAX_HEADER && self.src.len() > MAX_HEADER {
+                return Err(Error::LongHeader { part });
+            }
             return Err(Error::Truncated { part, at: self.at, needed: bytes, have: self.remaining() });
         }
         Ok(())

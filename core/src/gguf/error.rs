@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{MAX_DIMS, MAX_NAME, Name, TensorType, Value};
+use super::{MAX_DIMS, MAX_HEADER, MAX_NAME, Name, TensorType, Value};
 use crate::source;
 
 /// The part of the header that was being read.
@@ -70,6 +70,11 @@ pub enum Error {
         /// Bytes left in the file.
         have: u64,
     },
+    /// The header is over [`MAX_HEADER`] bytes long.
+    LongHeader {
+        /// What was being read where it went beyond that.
+        part: Part,
+    },
     /// A string is longer than the source can lend at once.
     LongString {
         /// Offset of its first byte.
@@ -94,6 +99,11 @@ pub enum Error {
     /// A key stands in the file twice.
     DuplicateKey {
         /// The key.
+        key: Name,
+    },
+    /// The file's checksums are no `u32` for each chunk of it.
+    Checksums {
+        /// The key they begin with.
         key: Name,
     },
     /// A metadata value has a type that GGUF does not know.
@@ -197,6 +207,10 @@ impl fmt::Display for Error {
                 "the file ends within {part}: {needed} bytes needed at offset {at}, {have} left; \
                  it is truncated or damaged, copy it again"
             ),
+            Error::LongHeader { part } => write!(
+                f,
+                "the header is over the limit of {MAX_HEADER} bytes, within {part}: the file is damaged, or no GPT-2 model"
+            ),
             Error::LongString { at, len, max } => write!(
                 f,
                 "the string at offset {at} is {len} bytes long, the read buffer holds {max}: give it a larger one"
@@ -204,6 +218,11 @@ impl fmt::Display for Error {
             Error::EmptyName { part, at } => write!(f, "empty name among {part} at offset {at}: the file is damaged"),
             Error::LongName { name } => write!(f, "tensor name \"{name}\" is over {MAX_NAME} bytes long"),
             Error::DuplicateKey { key } => write!(f, "metadata key {key} stands in the file twice"),
+            Error::Checksums { key } => write!(
+                f,
+                "the checksums that {key} begins do not fit the file: it is truncated, damaged, or was changed after they \
+                 were taken; copy or quantise it again"
+            ),
             Error::ValueType { key, id } => write!(f, "metadata {key} has unknown type {id}: the file is damaged"),
             Error::NestedArray { key } => write!(f, "metadata {key} is an array of arrays, which cannot be read"),
             Error::Alignment { value } => {

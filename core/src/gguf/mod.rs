@@ -25,6 +25,8 @@ pub(crate) use cursor::Cursor;
 pub use error::{Error, Part};
 pub use types::TensorType;
 
+/// Most bytes of a header; that of GPT-2's vocabulary has 1.8 MB.
+pub const MAX_HEADER: u64 = 1 << 26;
 /// Most tensors a file may hold; GPT-2 XL has 581.
 pub const MAX_TENSORS: u64 = 1 << 16;
 /// Most metadata entries a file may hold; a stock file has about 20.
@@ -264,7 +266,7 @@ pub struct File {
 
 /// Checks a file from its first byte to the last tensor info, and shows each metadata entry on the way.
 ///
-/// Reads the header once, front to back (1.8 MB for the vocabulary of GPT-2), and no tensor.
+/// Reads the header once, front to back (1.8 MB for the vocabulary of GPT-2, [`MAX_HEADER`] at most), and no tensor.
 ///
 /// # Errors
 /// Anything that is not a whole, little-endian GGUF file of version 2 or 3 → the variants of [`Error`], each of
@@ -273,7 +275,8 @@ pub fn open<S: Source, E: From<Error>>(
     src: &mut S,
     mut entry: impl FnMut(&Name, &Value) -> Result<(), E>,
 ) -> Result<File, E> {
-    let mut cursor = Cursor::new(src, 0);
+    let file_len = src.len();
+    let mut cursor = Cursor::within(src, 0, file_len.min(MAX_HEADER));
     let magic = cursor.array(Part::Header)?;
     if magic != *b"GGUF" {
         return Err(Error::NotGguf { found: magic }.into());
@@ -309,7 +312,6 @@ pub fn open<S: Source, E: From<Error>>(
     let alignment = alignment.unwrap_or(DEFAULT_ALIGNMENT);
 
     let tensors_at = cursor.at();
-    let file_len = cursor.at() + cursor.remaining();
     let mut next = 0; // offset, from the first tensor, at which the next one must start
     let mut last_end = 0;
     for _ in 0..n_tensors {
@@ -350,7 +352,18 @@ pub struct Entries<'s, S> {
     left: u64,
 }
 
-impl<S: Source> Entries<'_, S> {
+impl<'s, S: Source> Entries<'s, S> {
+    /// The entries that a file claims to have, before it was checked; none if it is no GGUF file.
+    pub(crate) fn unchecked(src: &'s mut S) -> Result<Self, Error> {
+        const N_ENTRIES: u64 = 16;
+        const ENTRIES: u64 = 24;
+        if src.len() < ENTRIES || Cursor::new(src, 0).array(Part::Header)? != *b"GGUF" {
+            return Ok(Entries { cursor: Cursor::new(src, 0), left: 0 });
+        }
+        let left = Cursor::new(src, N_ENTRIES).u64(Part::Header)?;
+        Ok(Entries { cursor: Cursor::new(src, ENTRIES), left })
+    }
+
     /// The next entry, or `None` after the last.
     ///
     /// # Errors

@@ -14,6 +14,13 @@ use super::weights::Role;
 pub enum Error {
     /// Bytes did not arrive.
     Source(source::Error),
+    /// The bytes of a tensor, or of one beside it, do not have the checksum that the file has for them.
+    Damaged {
+        /// The first of those tensors.
+        tensor: Role,
+        /// Where they lie.
+        error: source::Error,
+    },
     /// The file is no GGUF file that can be read.
     Gguf(gguf::Error),
     /// The caller's memory is too small.
@@ -154,6 +161,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Source(error) => error.fmt(f),
+            Error::Damaged { tensor, error } => write!(f, "tensor {tensor}, or one beside it, is damaged: {error}"),
             Error::Gguf(error) => error.fmt(f),
             Error::Arena(error) => error.fmt(f),
             Error::Architecture { found } => {

@@ -21,7 +21,8 @@ use super::weights::{ATTN_OUTPUT, ATTN_QKV, FFN_DOWN, FFN_UP, Linear, Norm, OUTP
 ///
 /// # Errors
 /// A token outside the vocabulary → [`Error::Token`]; more tokens than positions are left, or than fit a batch →
-/// [`Error::Full`]; the source failed → [`Error::Source`], and the positions in the KV cache are as they were.
+/// [`Error::Full`]; the source failed → [`Error::Source`], [`Error::Damaged`], and the positions in the KV cache are as
+/// they were.
 pub fn forward<S: Source>(
     src: &mut S,
     weights: &Weights,
@@ -79,7 +80,8 @@ fn follow<S: Source, const WATCHED: bool>(
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass::<S, WATCHED>(src, weights, state, tokens, |i| (0, start + i), head, watch)?;
+    pass::<S, WATCHED>(src, weights, state, tokens, |i| (0, start + i), head, watch)
+        .map_err(|error| weights.blame(error))?;
     state.len += n;
     Ok(())
 }
@@ -107,15 +109,8 @@ pub fn forward_each<S: Source>(
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass::<S, false>(
-        src,
-        weights,
-        state,
-        tokens,
-        |i| (sequences.get(i).map_or(0, |&sequence| sequence as usize), position),
-        head,
-        |_| (),
-    )?;
+    let place = |i| (sequences.get(i).map_or(0, |&sequence| sequence as usize), position);
+    pass::<S, false>(src, weights, state, tokens, place, head, |_| ()).map_err(|error| weights.blame(error))?;
     state.len += 1;
     Ok(())
 }
@@ -195,7 +190,7 @@ fn pass<S: Source, const WATCHED: bool>(
         add(x, h);
         watch(Seen::Residual(l + 1, x));
     }
-    Ok(())
+    Ok(src.settle()?)
 }
 
 /// Computes the logits of some positions of the last [`forward`] pass, reading the head once.
@@ -204,7 +199,7 @@ fn pass<S: Source, const WATCHED: bool>(
 /// buffer as large as the vocabulary is needed.
 ///
 /// # Errors
-/// The source failed → [`Error::Source`].
+/// The source failed → [`Error::Source`], [`Error::Damaged`].
 ///
 /// # Panics
 /// In a debug build, if the range ends past the batch.
@@ -235,7 +230,7 @@ pub fn logits_watched<S: Source>(
 ) -> Result<(), Error> {
     let n = last.len();
     watch(Seen::Input(OUTPUT, last_norm(src, weights, state, last)?));
-    head(src, state, n, &weights.output(), weights.next_pass(), sink)
+    head(src, state, n, &weights.output(), weights.next_pass(), sink).map_err(|error| weights.blame(error))
 }
 
 /// As [`logits`], with the token embedding as the head: in an untied file a draft of the logits, of which [`rescore`]
@@ -256,7 +251,7 @@ pub fn draft_logits<S: Source>(
     // Which rows come next depends on all of these.
     let n = last.len();
     last_norm(src, weights, state, last)?;
-    head(src, state, n, &weights.token_embd(), empty(), sink)
+    head(src, state, n, &weights.token_embd(), empty(), sink).map_err(|error| weights.blame(error))
 }
 
 /// Computes some tokens' logits for the positions of the last [`draft_logits`], bit for bit those of [`logits`].
@@ -289,9 +284,10 @@ pub fn rescore<S: Source>(
         let next = tokens.clone().filter(|&id| (id as usize) < n_vocab).map(|id| Some(row(id)));
         ops::multiply(src, &row(id), next.chain(weights.next_pass()), h, &mut state.scratch, |_, logits| {
             logits.iter().enumerate().for_each(|(i, &logit)| sink(i, id, logit));
-        })?;
+        })
+        .map_err(|error| weights.blame(error.into()))?;
     }
-    Ok(())
+    src.settle().map_err(|error| weights.blame(error.into()))
 }
 
 /// The residual stream of some positions of the last [`forward`] pass, normalised, (positions, n_embd): what the head is
@@ -340,7 +336,7 @@ fn head<S: Source>(
             }
         }
     })?;
-    Ok(())
+    Ok(src.settle()?)
 }
 
 /// LayerNorm of each row of `x`; takes scale and shift off `next`, what is read from here on.

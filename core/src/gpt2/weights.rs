@@ -10,7 +10,7 @@ use crate::gguf::{File, Tensor};
 use crate::ops::Matrix;
 use crate::part::{item, put};
 use crate::quant::Format;
-use crate::source::{Layout, Resident, Source};
+use crate::source::{self, Cause, Layout, Resident, Source};
 
 use super::config::{Config, MAX_LAYERS, Metadata};
 use super::error::Error;
@@ -322,6 +322,7 @@ impl<'a> Weights<'a> {
         if header.tied {
             put(slots, OUTPUT.0, item(slots, TOKEN_EMBD.0));
         }
+        src.settle()?;
         Ok(Weights { config, slots, head: OUTPUT })
     }
 
@@ -390,14 +391,15 @@ impl<'a> Weights<'a> {
     /// rows fit.
     ///
     /// # Errors
-    /// The source failed → [`Error::Source`].
+    /// The source failed → [`Error::Source`], [`Error::Damaged`].
     pub fn keep<S: Source>(&self, src: &mut Resident<S>) -> Result<u64, Error> {
         let mut saved = 0;
         self.each_to_keep(src.room(), |at, len, of| {
             let kept = src.keep(at, len)?;
             saved += of.map_or(0, |_| kept as u64);
             Ok::<_, Error>(kept)
-        })?;
+        })
+        .map_err(|error| self.blame(error))?;
         Ok(saved)
     }
 
@@ -441,6 +443,17 @@ impl<'a> Weights<'a> {
             next = self.first_from(end);
         }
         Ok(())
+    }
+
+    /// Says which tensor is damaged, where a checksum says that one is.
+    pub(super) fn blame(&self, error: Error) -> Error {
+        let Error::Source(source @ source::Error { offset, len, cause: Cause::Checksum }) = error else { return error };
+        let reaches = |role: &Role| {
+            let matrix = self.matrix(*role);
+            matrix.at < offset + len as u64 && offset < matrix.at + matrix.bytes()
+        };
+        let first = (0..self.slots.len()).map(Role).filter(reaches).min_by_key(|&role| self.matrix(role).at);
+        first.map_or(error, |tensor| Error::Damaged { tensor, error: source })
     }
 
     /// The tensor that lies first from offset `at` on, of those between embeddings and head.

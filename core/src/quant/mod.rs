@@ -486,8 +486,8 @@ fn dot_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     let x = q.chunks_exact(groups).zip(d.chunks_exact(groups)).zip(sums.chunks_exact(groups));
     let mut lanes = [0.0; LANES];
     for (i, (block, ((q, d), sums))) in row.iter().zip(x).enumerate() {
-        for g in 0..groups {
-            lanes[(i * groups + g) % LANES] += group(block, g).dot::<MINIMA>(&q[g], d[g], sums[g]);
+        for (g, ((q, &d), &sums)) in q.iter().zip(d).zip(sums).enumerate() {
+            lanes[(i * groups + g) % LANES] += group(block, g).dot::<MINIMA>(q, d, sums);
         }
     }
     sum_lanes(lanes)

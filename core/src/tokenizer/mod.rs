@@ -163,6 +163,7 @@ impl<'a> Tokenizer<'a> {
                 Results::Listed(list)
             }
         };
+        src.settle()?;
         let vocabulary = *vocabulary;
         Ok(Tokenizer {
             vocabulary,
@@ -231,7 +232,8 @@ impl<'a> Tokenizer<'a> {
         let mut rest = text;
         loop {
             let special = self.find_special(src, rest, control)?;
-            let (plain, tail) = rest.split_at(special.map_or(rest.len(), |(at, ..)| at));
+            let at = special.map_or(rest.len(), |(at, ..)| at);
+            let (plain, tail) = rest.split_at_checked(at).unwrap_or((rest, &[]));
             for piece in split::pieces(plain) {
                 self.encode_piece(src, piece, scratch, &mut push)?;
             }
@@ -239,7 +241,7 @@ impl<'a> Tokenizer<'a> {
             push(token);
             rest = tail.get(len..).unwrap_or_default();
         }
-        Ok(())
+        Ok(src.settle()?)
     }
 
     fn encode_piece<S: Source>(
@@ -287,6 +289,8 @@ impl<'a> Tokenizer<'a> {
     }
 
     /// The first place of `text` that spells a special token, the longest one there: where, how long, which.
+    ///
+    /// A place takes no more steps than the longest special token has bytes, and one for each special token.
     fn find_special<S: Source>(
         &self,
         src: &mut S,
@@ -298,16 +302,19 @@ impl<'a> Tokenizer<'a> {
             return Ok(None);
         }
         for at in 0..text.len() {
-            let mut hashed = (0, 0);
-            for &[id, flags, hash] in self.special.iter().filter(wanted) {
+            // Shortest first, so that each text's hash goes on from the one before.
+            let (mut hash, mut hashed, mut found) = (Hash::new(), 0, None);
+            for &[id, flags, expected] in self.special.iter().rev().filter(wanted) {
                 let len = (flags & !CONTROL) as usize;
-                let Some(here) = text.get(at..at.saturating_add(len)).filter(|_| len > 0) else { continue };
-                if hashed.0 != len {
-                    hashed = (len, Hash::of(here) as u32);
+                let Some(here) = text.get(at..at.saturating_add(len)) else { break };
+                here.iter().skip(hashed).for_each(|&byte| hash.push(byte));
+                hashed = len;
+                if len > 0 && hash.finish().get() as u32 == expected && self.token_places.string(src, id)? == here {
+                    found = Some((at, len, Token(id)));
                 }
-                if hashed.1 == hash && self.token_places.string(src, id)? == here {
-                    return Ok(Some((at, len, Token(id))));
-                }
+            }
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -339,7 +346,9 @@ impl<'a> Tokenizer<'a> {
         let have = out.len();
         if special.is_some() {
             out.get_mut(..text.len()).ok_or(Error::OutTooSmall { have })?.copy_from_slice(text);
-            return Ok(text.len());
+            let len = text.len();
+            src.settle()?;
+            return Ok(len);
         }
         let mut len = 0;
         for byte in alphabet::bytes(text) {
@@ -347,6 +356,7 @@ impl<'a> Tokenizer<'a> {
             *out.get_mut(len).ok_or(Error::OutTooSmall { have })? = byte;
             len += 1;
         }
+        src.settle()?;
         Ok(len)
     }
 }
@@ -414,7 +424,8 @@ fn read_tokens<S: Source>(
 
 /// Looks each token up among the texts that merges make; every merge must end up with a token.
 ///
-/// All merges that make a token's text share its hash, so they are the ones the index gives for it.
+/// All merges that make a token's text share its hash, so they are the ones the index gives for it. It gives a wrong one
+/// for every eighth token or so; a file made to have more than one for each is refused, as each is read.
 fn find_results<S: Source>(
     vocabulary: &Vocabulary,
     src: &mut S,
@@ -423,6 +434,7 @@ fn find_results<S: Source>(
     list: &mut Numbers<'_>,
 ) -> Result<(), Error> {
     let mut at = vocabulary.tokens.span.at;
+    let mut wrong = 0;
     for start in (0..vocabulary.len()).step_by(BATCH) {
         let mut hashes = [None; BATCH];
         at = vocabulary.batch(src, start, at, |token, kind, _, text| {
@@ -434,8 +446,16 @@ fn find_results<S: Source>(
         for (token, &hash) in (start..).zip(&hashes) {
             let Some(hash) = hash else { continue };
             for rank in index.ranks(hash.get()) {
-                if list.get(rank as usize) == 0 && merged(rank, places.string(src, rank)?)?.0 == hash {
+                if list.get(rank as usize) > 0 {
+                    continue;
+                }
+                if merged(rank, places.string(src, rank)?)?.0 == hash {
                     list.set(rank as usize, token + 1);
+                } else {
+                    wrong += 1;
+                }
+                if wrong > vocabulary.len() {
+                    return Err(Error::Crowded { rank });
                 }
             }
         }

@@ -4,6 +4,7 @@ use core::convert::Infallible;
 use core::fmt;
 
 use gptrickle_core::arena::Arena;
+use gptrickle_core::checked::{Checked, Table, crc32};
 use gptrickle_core::console::{Command, HELP, Setting};
 use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
@@ -156,7 +157,9 @@ pub fn run<B: Board, S: Storage>(board: B, mut storage: S, memory: &mut [u8]) ->
     console.say(format_args!("gptrickle {} on {}", env!("CARGO_PKG_VERSION"), B::NAME));
     log::info!("{=usize} bytes of memory", memory.len());
     loop {
-        let mut source = find(&mut console, &mut storage);
+        let mut arena = Arena::new(memory);
+        let mut source = find(&mut console, &mut storage, &mut arena);
+        let memory = arena.into_rest();
         let model = source.as_mut().and_then(|source| open(&mut console, source));
         loop {
             let mut opened = source.as_mut().zip(model.as_ref());
@@ -178,10 +181,24 @@ pub fn run<B: Board, S: Storage>(board: B, mut storage: S, memory: &mut [u8]) ->
 // The steps are functions that are not inlined, so that the variables of one leave the stack before those of the next
 // arrive: on a board with 64 KiB of RAM each kilobyte counts.
 
-/// Looks for the model.
+/// The model's bytes, compared with the file's checksums if it has some, then counted.
+type Bytes<'a, S> = Counting<Checked<S, &'a mut [u32]>>;
+
+/// Looks for the model, and keeps its checksums, if it has some, in memory.
 #[inline(never)]
-fn find<'s, B: Board, S: Storage>(console: &mut Console<B>, storage: &'s mut S) -> Option<Counting<S::Source<'s>>> {
-    storage.open().map_err(|error| console.error(error)).ok().map(Counting::new)
+fn find<'s, 'a, B: Board, S: Storage>(
+    console: &mut Console<B>,
+    storage: &'s mut S,
+    arena: &mut Arena<'a>,
+) -> Option<Bytes<'a, S::Source<'s>>> {
+    let source = storage.open().map_err(|error| console.error(error)).ok()?;
+    checked(source, arena).map_err(|error| console.error(error)).ok()
+}
+
+fn checked<'a, S: Source>(mut source: S, arena: &mut Arena<'a>) -> Result<Bytes<'a, S>, Error> {
+    let table = Table::find(&mut source)?;
+    let words = table.map(|table| table.words(arena)).transpose()?.unwrap_or_default();
+    Ok(Counting::new(Checked::new(source, table, words, crc32)?))
 }
 
 /// Opens the model and says what it is.

@@ -14,14 +14,13 @@ use gptrickle_core::generate::{Options, Plan, Session};
 use gptrickle_core::gpt2::{Config, Head};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::sampler::Params;
-use gptrickle_core::source::Counting;
 use gptrickle_core::tokenizer::Token;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, head, ram_bytes};
 use crate::bandwidth::Probe;
-use crate::source::ModelFile;
+use crate::model::Bytes;
 
 const EXAMPLES: &str = "Examples:
   gptrickle bench -m distilgpt2.Q4_K_M.gguf
@@ -186,7 +185,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
 
 /// A session whose text never ends.
 struct Bench<'a> {
-    src: &'a mut Counting<ModelFile>,
+    src: &'a mut Bytes,
     name: &'a str,
     session: Session<'a>,
     n_vocab: usize,

@@ -9,11 +9,11 @@ use anyhow::Context;
 use gptrickle_core::arena::{ALIGN, Arena};
 use gptrickle_core::gpt2::{self, Options, Role, Seen, State, Weights};
 use gptrickle_core::ops::Engine;
-use gptrickle_core::source::Counting;
+use gptrickle_core::source::Source;
 use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
 
 use super::model::{self, Opened};
-use crate::source::ModelFile;
+use crate::model::Bytes;
 
 /// The text in a file; "-" stands for standard input.
 pub(super) fn text_of(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -41,7 +41,7 @@ pub(super) fn tokens(opened: &mut Opened, text: &[u8], control: Control) -> anyh
 
 /// A model that runs a window at a time.
 pub(super) struct Sequence<'a> {
-    src: &'a mut Counting<ModelFile>,
+    src: &'a mut Bytes,
     weights: Weights<'a>,
     state: State<'a>,
     logits: Vec<f32>, // (B, n_vocab)
@@ -99,6 +99,8 @@ impl<'a> Sequence<'a> {
     pub(super) fn watch(&mut self, tokens: &[Token], watch: impl FnMut(Seen)) -> anyhow::Result<&[f32]> {
         let Sequence { src, weights, state, .. } = self;
         gpt2::forward_watched(src, weights, state, tokens.iter().map(|token| token.0), true, watch)?;
-        Ok(gpt2::last_norm(src, weights, state, 0..tokens.len())?)
+        let normalised = gpt2::last_norm(src, weights, state, 0..tokens.len())?;
+        src.settle()?;
+        Ok(normalised)
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use gptrickle_core::generate::{Session, StopReason};
 use gptrickle_core::ops::Engine;
-use gptrickle_core::source::{Counting, Resident};
+use gptrickle_core::source::Resident;
 use gptrickle_core::tokenizer::{Flow, TextStream, Token};
 use serde::Serialize;
 
 use super::{advance, interrupt, note, progress};
+use crate::model::Bytes;
 pub(super) use crate::model::{certain, held_back};
-use crate::source::ModelFile;
 
 /// A token, as `--json` prints it.
 #[derive(Serialize)]
@@ -67,7 +67,7 @@ pub(super) struct Summary {
 
 /// What a run reads, and what it was asked for.
 pub(super) struct Run<'r, 's> {
-    pub(super) src: &'r mut Resident<'s, &'s mut Counting<ModelFile>>,
+    pub(super) src: &'r mut Resident<'s, &'s mut Bytes>,
     pub(super) name: &'r str,
     /// Each ends the text before it.
     pub(super) stops: &'r [String],

@@ -22,6 +22,8 @@ mod iq;
 mod k;
 mod legacy;
 
+use crate::part::{part_mut, put};
+
 use super::super::{Activation, Batch, Format, GROUP, LANES, SUPER, generic, sum_lanes};
 
 /// Rows that meet one activation row after the other: few enough to stay in a cache.
@@ -60,11 +62,11 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
         // A load that gathers scales wants them at even addresses, as files have them.
         return generic(format, rows, x, products);
     }
-    let row_bytes = format.row_bytes(x.cols);
-    let tile = if x.len() == 1 { products.len() } else { TILE };
-    for (rows, products) in rows.chunks(tile * row_bytes).zip(products.chunks_mut(tile * x.len())) {
-        for b in 0..x.len() {
-            multiply(&Tile { rows, row_bytes, x: x.row(b), step: x.len() }, &mut products[b..]);
+    let (row_bytes, batch) = (format.row_bytes(x.cols).max(1), x.len().max(1));
+    let tile = if batch == 1 { products.len() } else { TILE };
+    for (rows, products) in rows.chunks((tile * row_bytes).max(1)).zip(products.chunks_mut((tile * batch).max(1))) {
+        for b in 0..batch {
+            multiply(&Tile { rows, row_bytes, x: x.row(b), step: batch }, part_mut(products, b..));
         }
     }
 }
@@ -92,8 +94,9 @@ impl Tile<'_> {
     /// Calls `f` with each row and the activations: it returns their product.
     #[inline(always)]
     fn for_rows(&self, products: &mut [f32], mut f: impl FnMut(&[u8], &Activation) -> f32) {
-        for (row, products) in self.rows.chunks_exact(self.row_bytes).zip(products.chunks_mut(self.step)) {
-            products[0] = f(row, &self.x);
+        for (row, products) in self.rows.chunks_exact(self.row_bytes.max(1)).zip(products.chunks_mut(self.step.max(1)))
+        {
+            put(products, 0, f(row, &self.x));
         }
     }
 
