@@ -1,8 +1,9 @@
-//! The boards that firmware is built for, one entry each: what they are, how they are built and how they are emulated.
+//! The boards that firmware is built for, one entry each: what they are, how they are built, and how they are emulated or
+//! flashed.
 //!
 //! Everything that differs between boards outside `firmware/boards/<name>` is in this table.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 
 use crate::process::root;
@@ -21,33 +22,86 @@ pub(crate) struct Board {
     pub(crate) rustflags: &'static [&'static str],
     /// What multiplies: the fastest kernel that the target and these flags stand for.
     pub(crate) kernel: &'static str,
-    /// The emulator, and what of its command line does not depend on the model.
-    pub(crate) qemu: &'static str,
-    pub(crate) machine: &'static [&'static str],
+    /// What the linker may fill.
+    pub(crate) room: Room,
+    pub(crate) runs: Runs,
     /// The largest model that runs, and in what context.
     pub(crate) fits: &'static str,
+}
+
+/// The memory that an image is linked for, in bytes: `memory.x` as the sizes are measured against.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Room {
+    /// Code, constants and first values of variables in one memory, variables and stack in another.
+    Apart { flash: u64, ram: u64 },
+    /// All of it in one RAM.
+    Together(u64),
+}
+
+/// What carries the firmware out.
+#[derive(Clone, Copy, Debug)]
+#[expect(dead_code, reason = "no real board is in the tree yet")]
+pub(crate) enum Runs {
+    /// QEMU; every test run starts it.
+    Emulated(Emulator),
+    /// A board on a desk, through its debug port. `chip` is what probe-rs calls the processor.
+    Flashed { chip: &'static str },
+    /// A board on a desk that boots from the card that holds the model: the image is a file there, of this name.
+    FromCard { image: &'static str },
+}
+
+/// An emulator, and what of its command line does not depend on the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emulator {
+    pub(crate) qemu: &'static str,
+    pub(crate) machine: &'static [&'static str],
 }
 
 /// How the model's bytes reach a board.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Storage {
-    /// The emulator puts the file into memory at this address before reset, as a debugger does with a flash; its length
-    /// goes into the last eight bytes.
-    Memory { address: u64, bytes: u64 },
-    /// Likewise while it fits. If not, the firmware asks the host for the file by its name, its second semihosting
-    /// argument.
-    MemoryElseFile { address: u64, bytes: u64 },
+    /// Memory that holds the file from this address on, and its length in the last eight bytes: the emulator or a flash
+    /// tool puts both there before reset.
+    Memory { address: u64, bytes: u64, larger: Larger },
     /// The root folder of a FAT32 partition on an SD card.
     SdCard,
     /// A virtio block device that holds the file from its first byte.
     Virtio,
 }
 
+impl Runs {
+    fn describe(self) -> String {
+        match self {
+            Self::Emulated(Emulator { qemu, machine }) => format!("{qemu} {}", machine.join(" ")),
+            Self::Flashed { chip } => format!("on the desk: probe-rs, {chip}"),
+            Self::FromCard { image } => format!("on the desk: {image} on its card"),
+        }
+    }
+}
+
+/// Where a model comes from that is larger than the memory for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(dead_code, reason = "no real board is in the tree yet")]
+pub(crate) enum Larger {
+    /// It cannot be run.
+    Nowhere,
+    /// The firmware asks the host for the file by its name, its second semihosting argument.
+    HostFile,
+    /// As with [`Storage::SdCard`].
+    Card,
+}
+
 impl Storage {
     fn describe(self) -> String {
         match self {
-            Self::Memory { bytes, .. } => format!("memory, {} MiB", bytes >> 20),
-            Self::MemoryElseFile { bytes, .. } => format!("memory up to {} MiB, else semihosting file", bytes >> 20),
+            Self::Memory { bytes, larger, .. } => {
+                let larger = match larger {
+                    Larger::Nowhere => "",
+                    Larger::HostFile => ", else semihosting file",
+                    Larger::Card => ", else SD card",
+                };
+                format!("memory, {} MiB{larger}", bytes >> 20)
+            }
             Self::SdCard => "SD card, FAT32".into(),
             Self::Virtio => "virtio block device".into(),
         }
@@ -60,25 +114,25 @@ pub(crate) const BOARDS: &[Board] = &[
         name: "mps3-an547",
         core: "Cortex-M55",
         ram: "2 GiB",
-        storage: Storage::Memory { address: 0x6000_0000, bytes: 2 << 30 },
+        storage: Storage::Memory { address: 0x6000_0000, bytes: 2 << 30, larger: Larger::Nowhere },
         target: "thumbv8m.main-none-eabihf",
         // Integer Helium. Not cortex-m55: with it floats go through Helium too, which flushes subnormals to other bits.
         rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
         kernel: "helium",
-        qemu: "qemu-system-arm",
-        machine: &["-M", "mps3-an547"],
+        room: Room::Apart { flash: 512 << 10, ram: 512 << 10 },
+        runs: Runs::Emulated(Emulator { qemu: "qemu-system-arm", machine: &["-M", "mps3-an547"] }),
         fits: "DistilGPT2, context 1024",
     },
     Board {
         name: "mps2-an500",
         core: "Cortex-M7",
         ram: "8 + 16 MiB",
-        storage: Storage::MemoryElseFile { address: 0x6000_0000, bytes: 16 << 20 },
+        storage: Storage::Memory { address: 0x6000_0000, bytes: 16 << 20, larger: Larger::HostFile },
         target: "thumbv7em-none-eabihf",
         rustflags: &[],
         kernel: "dsp",
-        qemu: "qemu-system-arm",
-        machine: &["-M", "mps2-an500"],
+        room: Room::Apart { flash: 4 << 20, ram: 4 << 20 },
+        runs: Runs::Emulated(Emulator { qemu: "qemu-system-arm", machine: &["-M", "mps2-an500"] }),
         fits: "DistilGPT2, context 449",
     },
     Board {
@@ -90,8 +144,8 @@ pub(crate) const BOARDS: &[Board] = &[
         // Its flash holds 256 KiB; at level 3 the code takes 340.
         rustflags: &["-Copt-level=s"],
         kernel: "generic",
-        qemu: "qemu-system-arm",
-        machine: &["-M", "lm3s6965evb"],
+        room: Room::Apart { flash: 256 << 10, ram: 64 << 10 },
+        runs: Runs::Emulated(Emulator { qemu: "qemu-system-arm", machine: &["-M", "lm3s6965evb"] }),
         fits: "stories, context 12",
     },
     Board {
@@ -103,8 +157,8 @@ pub(crate) const BOARDS: &[Board] = &[
         // With MMU and caches on unaligned loads are fine; without them the kernels run at a sixth of their speed.
         rustflags: &["-Ctarget-feature=-strict-align"],
         kernel: "neon",
-        qemu: "qemu-system-aarch64",
-        machine: &["-M", "raspi3b"],
+        room: Room::Together(0x3b40_0000 - 0x8_0000),
+        runs: Runs::Emulated(Emulator { qemu: "qemu-system-aarch64", machine: &["-M", "raspi3b"] }),
         fits: "DistilGPT2, context 1024",
     },
     Board {
@@ -116,19 +170,22 @@ pub(crate) const BOARDS: &[Board] = &[
         // With MMU and caches on unaligned loads are fine; without them the kernels run at a sixth of their speed.
         rustflags: &["-Ctarget-feature=-strict-align"],
         kernel: "neon-dot",
-        qemu: "qemu-system-aarch64",
-        machine: &[
-            "-M",
-            "virt",
-            "-cpu",
-            "cortex-a76",
-            "-nic",
-            "none",
-            "-m",
-            "512M",
-            "-global",
-            "virtio-mmio.force-legacy=false",
-        ],
+        room: Room::Together(2 << 20),
+        runs: Runs::Emulated(Emulator {
+            qemu: "qemu-system-aarch64",
+            machine: &[
+                "-M",
+                "virt",
+                "-cpu",
+                "cortex-a76",
+                "-nic",
+                "none",
+                "-m",
+                "512M",
+                "-global",
+                "virtio-mmio.force-legacy=false",
+            ],
+        }),
         fits: "DistilGPT2, context 1024",
     },
     Board {
@@ -139,8 +196,11 @@ pub(crate) const BOARDS: &[Board] = &[
         target: "riscv64gc-unknown-none-elf",
         rustflags: &[],
         kernel: "generic",
-        qemu: "qemu-system-riscv64",
-        machine: &["-M", "virt", "-bios", "none", "-m", "512M", "-global", "virtio-mmio.force-legacy=false"],
+        room: Room::Together(2 << 20),
+        runs: Runs::Emulated(Emulator {
+            qemu: "qemu-system-riscv64",
+            machine: &["-M", "virt", "-bios", "none", "-m", "512M", "-global", "virtio-mmio.force-legacy=false"],
+        }),
         fits: "DistilGPT2, context 1024",
     },
 ];
@@ -157,6 +217,24 @@ impl Board {
         })
     }
 
+    /// Its emulator.
+    ///
+    /// # Errors
+    /// There is none; the message says what to do instead.
+    pub(crate) fn emulator(&self) -> Result<Emulator> {
+        match self.runs {
+            Runs::Emulated(emulator) => Ok(emulator),
+            Runs::Flashed { .. } | Runs::FromCard { .. } => {
+                bail!("{0} has no emulator: `cargo xtask flash --board {0}` takes the firmware to the board", self.name)
+            }
+        }
+    }
+
+    /// Whether it runs here, in an emulator, or can only be built.
+    pub(crate) fn is_emulated(&self) -> bool {
+        matches!(self.runs, Runs::Emulated(_))
+    }
+
     pub(crate) fn package(&self) -> String {
         format!("gptrickle-{}", self.name)
     }
@@ -170,7 +248,7 @@ impl Board {
 pub(crate) fn table() -> String {
     let head = ["board", "core", "RAM", "what fits", "model in", "target", "how run"].map(str::to_owned);
     let row = |board: &Board| {
-        let run = format!("{} {}", board.qemu, board.machine.join(" "));
+        let run = board.runs.describe();
         let storage = board.storage.describe();
         [board.name, board.core, board.ram, board.fits, &storage, board.target, &run].map(str::to_owned)
     };

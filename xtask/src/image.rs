@@ -70,7 +70,7 @@ fn advice(board: &Board, image: &Path) -> String {
         Storage::SdCard => {
             format!("\non a card: dd if={image} of=/dev/… bs=4M conv=fsync, which erases what is on the card")
         }
-        Storage::Memory { address, .. } | Storage::MemoryElseFile { address, .. } => {
+        Storage::Memory { address, .. } => {
             format!("\nfor a debugger or a flash tool it is an ELF file with the model at {address:#x}")
         }
         Storage::Virtio => String::new(),
@@ -85,7 +85,7 @@ fn kind(storage: Storage) -> &'static str {
     match storage {
         Storage::SdCard => "an SD card with the model in a FAT32 partition",
         Storage::Virtio => "a disk that is the model",
-        Storage::Memory { .. } | Storage::MemoryElseFile { .. } => "the memory's contents",
+        Storage::Memory { .. } => "the memory's contents",
     }
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn write(board: &Board, model: &Path, image: &Path) -> Result<()> {
     match board.storage {
         Storage::SdCard => card::write(image, model),
         Storage::Virtio => disk(&mut file, magic, image),
-        Storage::Memory { address, bytes } | Storage::MemoryElseFile { address, bytes } => {
+        Storage::Memory { address, bytes, .. } => {
             let len = file.metadata()?.len();
             ensure!(len <= bytes - 8, "{shown} has {len} bytes, the memory of {} {bytes}", board.name);
             let end = u32::try_from(address + bytes - 8).context("beyond 32 bits")?;

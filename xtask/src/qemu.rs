@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::boards::{Board, Storage};
+use crate::boards::{Board, Emulator, Larger, Storage};
 use crate::card;
 use crate::console::Console;
 use crate::firmware;
@@ -84,6 +84,7 @@ pub(crate) fn qemu(options: &Options) -> Result<ExitCode> {
         match log::with_decoder()? {}
     }
     let board = Board::named(&options.board)?;
+    board.emulator()?;
     let elf = firmware::build(board, if options.defmt { &["defmt"] } else { &[] })?;
     let media = match (&options.image, &options.model) {
         (Some(image), _) => Media::Image(image.canonicalize().with_context(|| image.display().to_string())?),
@@ -278,10 +279,11 @@ impl Drop for Media {
 /// The emulator's command line, console on standard input and output. `log` is the socket that takes log frames.
 ///
 /// # Errors
-/// The model does not fit where it belongs, or a path is not UTF-8.
+/// The board has no emulator, the model does not fit where it belongs, or a path is not UTF-8.
 pub(crate) fn command(board: &Board, elf: &Path, media: &Media, log: Option<&Path>) -> Result<Command> {
-    let mut qemu = Command::new(board.qemu);
-    qemu.args(board.machine).args(["-display", "none", "-monitor", "none"]);
+    let Emulator { qemu, machine } = board.emulator()?;
+    let mut qemu = Command::new(qemu);
+    qemu.args(machine).args(["-display", "none", "-monitor", "none"]);
     qemu.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     let mut semihosting = String::from("enable=on,target=native");
     if let Some(log) = log {
@@ -290,17 +292,15 @@ pub(crate) fn command(board: &Board, elf: &Path, media: &Media, log: Option<&Pat
     }
     match (board.storage, media) {
         (_, Media::None) => {}
-        (Storage::Memory { address, bytes } | Storage::MemoryElseFile { address, bytes }, Media::File(model, len))
-            if *len <= bytes - 8 =>
-        {
+        (Storage::Memory { address, bytes, .. }, Media::File(model, len)) if *len <= bytes - 8 => {
             qemu.arg("-device").arg(format!("loader,file={},addr={address:#x},force-raw=on", value(model)?));
             // The firmware finds the length in the last eight bytes.
             qemu.arg("-device").arg(format!("loader,addr={:#x},data={len:#x},data-len=8", address + bytes - 8));
         }
-        (Storage::MemoryElseFile { .. }, Media::File(model, _)) => {
+        (Storage::Memory { larger: Larger::HostFile, .. }, Media::File(model, _)) => {
             semihosting += &format!(",arg={},arg={}", board.package(), value(model)?);
         }
-        (Storage::Memory { .. } | Storage::MemoryElseFile { .. }, Media::Image(image)) => {
+        (Storage::Memory { .. }, Media::Image(image)) => {
             qemu.arg("-device").arg(format!("loader,file={}", value(image)?));
         }
         (Storage::Virtio, Media::File(model, _) | Media::Image(model)) => {
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_empty_slot_has_no_drive() {
-        for board in BOARDS {
+        for board in BOARDS.iter().filter(|board| board.is_emulated()) {
             let line = arguments(board.name, &Media::None);
             assert!(!line.contains("-drive") && !line.contains("loader") && line.ends_with("-kernel fw.elf"), "{line}");
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::boards::BOARDS;
+use crate::boards::{BOARDS, Board, Room};
 use crate::firmware;
 use crate::process::{self, root};
 use crate::qemu;
@@ -119,26 +119,34 @@ fn boards() -> Result<()> {
     let mut table = String::from(
         "# What the firmware takes\n\n\
          Written by `cargo xtask size`, in bytes. Flash holds code, constants and the first values of variables. Static RAM \
-         is what the image sets aside, an arena of fixed size included; RAM that a board finds at run time is not. Stack is \
-         the most that was in use after a start and a text of 8 tokens.\n\n\
-         | board | code | constants | flash | static RAM | stack | built by |\n|---|---:|---:|---:|---:|---:|---|\n",
+         is what the image sets aside, an arena of fixed size included; RAM that a board finds at run time is not. Beside \
+         each is what the linker may fill: an image without flash lies in RAM as a whole. Stack is the most that was in use \
+         after a start and a text of 8 tokens, in the emulator.\n\n\
+         | board | code | constants | flash | of | static RAM | of | stack | built by |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---|\n",
     );
     for board in BOARDS.iter().filter(|board| board.folder().is_dir()) {
         let elf = firmware::build(board, &[])?;
         let size = Size::of(&elf)?;
-        let stack = qemu::stack_used(board, &elf)?;
+        let stack = if board.is_emulated() { qemu::stack_used(board, &elf)?.to_string() } else { String::new() };
         let rustc = crate::toolchain::Places::here().resolve(board.target)?.version()?;
-        let Size { code, constants, initial, .. } = size;
-        table += &format!(
-            "| {} | {code} | {constants} | {} | {} | {stack} | {rustc} |\n",
-            board.name,
-            code + constants + initial,
-            size.ram,
-        );
+        table += &row(board, &size, &stack, &rustc);
     }
     print!("{table}");
     process::write(&root().join("firmware/SIZES.md"), table)?;
     Ok(())
+}
+
+/// A board's row of that table.
+fn row(board: &Board, size: &Size, stack: &str, rustc: &str) -> String {
+    let Size { code, constants, initial, ram } = size;
+    let image = code + constants + initial;
+    let (flash, flash_room, ram, ram_room) = match board.room {
+        Room::Apart { flash, ram: room } => (image.to_string(), flash.to_string(), *ram, room),
+        Room::Together(room) => (String::new(), String::new(), code + constants + ram, room),
+    };
+    let name = board.name;
+    format!("| {name} | {code} | {constants} | {flash} | {flash_room} | {ram} | {ram_room} | {stack} | {rustc} |\n")
 }
 
 /// Bytes that an image takes, by where they go.

@@ -70,7 +70,11 @@ fn firmware(report: &mut Report, boards: &[&'static Board]) {
     let mut built = Vec::new();
     for &board in boards {
         report.step(&format!("{} firmware", board.name), || {
-            built.push((board, firmware::build(board, &[])?));
+            let elf = firmware::build(board, &[])?;
+            // A real board's firmware has to link here; what it does is seen on the board.
+            if board.is_emulated() {
+                built.push((board, elf));
+            }
             Ok(Outcome::passed(1))
         });
         report.step(&format!("{} clippy", board.name), || firmware_clippy(board));
