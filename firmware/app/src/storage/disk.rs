@@ -20,13 +20,13 @@ use core::ops::Range;
 
 use gptrickle_core::source::{self, Cause, Reach, Source};
 
-use super::block::{self, BLOCK, BlockDevice};
+use super::block::{BLOCK, BlockDevice, Card, Persistent};
 use super::fat::{self, File};
 use super::{Error, Storage};
 
 /// A block device with a model on it, and the two buffers its blocks are read into.
 pub struct Disk<D> {
-    device: D,
+    device: Persistent<D>,
     slots: [Slot; 2],
     capacity: u32, // blocks a buffer holds
     lent: usize,   // the slot last lent from
@@ -67,12 +67,26 @@ impl<D: BlockDevice> Disk<D> {
         let capacity = buffers[0].len().min(buffers[1].len()) / BLOCK;
         assert!(capacity >= 2, "a buffer holds at least two blocks");
         let slots = buffers.map(|buf| Slot { buf: &mut buf[..capacity * BLOCK], held: 0..0, hinted: false });
-        Disk { device, slots, capacity: capacity as u32, lent: 0, started: None, hinted: None, reads: Reads::default() }
+        Disk {
+            device: Persistent::new(device),
+            slots,
+            capacity: capacity as u32,
+            lent: 0,
+            started: None,
+            hinted: None,
+            reads: Reads::default(),
+        }
     }
 
     /// What was read so far, but for the search for the file.
     pub fn reads(&self) -> Reads {
         self.reads
+    }
+
+    /// What it reads from.
+    #[cfg(test)]
+    pub(super) fn device(&mut self) -> &mut D {
+        self.device.device()
     }
 
     /// The slot that holds all of `want`.
@@ -135,7 +149,7 @@ impl<D: BlockDevice> Disk<D> {
         while held.end < want.end {
             let (lba, blocks) = locate(file, held.end..want.end);
             let at = held.len() * BLOCK;
-            block::read(&mut self.device, lba, &mut buf[at..at + blocks as usize * BLOCK])?;
+            self.device.read(lba, &mut buf[at..at + blocks as usize * BLOCK])?;
             held.end += blocks;
             self.reads.commands += 1;
             self.reads.blocks += u64::from(blocks);
@@ -201,7 +215,7 @@ impl<D: BlockDevice> Storage for Disk<D> {
             slot.held = 0..0;
             slot.hinted = false;
         }
-        let blocks = self.device.connect()?;
+        let Card { blocks, .. } = self.device.connect()?;
         let file = fat::find(&mut self.device, blocks)?;
         Ok(FileSource { disk: self, file })
     }
@@ -217,6 +231,12 @@ impl<D: BlockDevice> FileSource<'_, D> {
     /// What was read so far, but for the search for the file.
     pub fn reads(&self) -> Reads {
         self.disk.reads()
+    }
+
+    /// What it is read from.
+    #[cfg(test)]
+    pub(super) fn device(&mut self) -> &mut D {
+        self.disk.device()
     }
 
     /// The blocks that cover a chunk, if it can be lent.
@@ -310,6 +330,7 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    use super::super::block::TRIES;
     use super::super::ram::{CODE, Ram, buffers, pattern, put, volume};
     use super::*;
 
@@ -407,7 +428,7 @@ mod tests {
             }
         }
         disk.settle();
-        (disk.reads(), disk.device.sent)
+        (disk.reads(), disk.device().sent.clone())
     }
 
     #[test]
@@ -489,7 +510,7 @@ mod tests {
         let fail = |times, hint: bool| {
             let mut disk = disk::<true>(&data, 1);
             let first = disk.open().unwrap().file.extents()[0].lba;
-            disk.device.bad = (first + 10, times);
+            disk.device().bad = (first + 10, times);
             let mut source = disk.open().unwrap();
             source.chunk(0, 3000).unwrap();
             if hint {
@@ -498,15 +519,15 @@ mod tests {
             let result = source.chunk(4096, 3000).map(|chunk| assert_eq!(chunk, &data[4096..7096]));
             // It goes on with other blocks, and with these when they can be read again.
             assert_eq!(source.chunk(0, 3000), Ok(&data[..3000]));
-            source.disk.device.bad.1 = 0;
+            source.device().bad.1 = 0;
             assert_eq!(source.chunk(4096, 3000), Ok(&data[4096..7096]));
             result
         };
         let told = Err(source::Error { offset: 4096, len: 3000, cause: Cause::Device(CODE) });
-        assert_eq!(fail(block::TRIES - 1, false), Ok(()));
-        assert_eq!(fail(block::TRIES, false), told);
-        assert_eq!(fail(block::TRIES, true), Ok(()));
-        assert_eq!(fail(block::TRIES + 1, true), told);
+        assert_eq!(fail(TRIES - 1, false), Ok(()));
+        assert_eq!(fail(TRIES, false), told);
+        assert_eq!(fail(TRIES, true), Ok(()));
+        assert_eq!(fail(TRIES + 1, true), told);
     }
 
     #[test]

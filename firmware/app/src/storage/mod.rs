@@ -9,6 +9,7 @@ pub mod host_file;
 pub mod mapped;
 #[cfg(test)]
 mod ram;
+pub mod sd_host;
 pub mod sd_spi;
 #[cfg(feature = "virtio")]
 pub mod virtio;
