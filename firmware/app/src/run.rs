@@ -7,6 +7,7 @@ use gptrickle_core::arena::Arena;
 use gptrickle_core::console::{Command, HELP, Setting};
 use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
+use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::trial::{self, Difference};
 use gptrickle_core::quant::{Format, Kernel};
 use gptrickle_core::sampler::Params;
@@ -290,7 +291,8 @@ fn plan<'m, B: Board, S: Source>(
 ) -> Option<Running<'m>> {
     let have = arena.len();
     let options = settings.fit(model, have).map_err(|error| console.error(error)).ok()?;
-    let session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
+    let mut session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
+    session.set_engine(Engine { team: console.board.team(), ..Engine::default() });
     let gpt2::Options { context, batch, kv, .. } = options.state;
     log::info!("context {=usize}, batch {=usize}", context, batch);
     console.say(format_args!(
@@ -387,6 +389,7 @@ fn check<B: Board>(console: &mut Console<B>) {
         }
     }
     console.say(format_args!("kernel: {}", Kernel::best().name()));
+    console.say(format_args!("cores: {}", console.board.team().parts()));
 }
 
 /// Whether a session can run with `options`.
