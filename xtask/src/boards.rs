@@ -40,7 +40,6 @@ pub(crate) enum Room {
 
 /// What carries the firmware out.
 #[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "no real board is in the tree yet")]
 pub(crate) enum Runs {
     /// QEMU; every test run starts it.
     Emulated(Emulator),
@@ -81,7 +80,6 @@ impl Runs {
 
 /// Where a model comes from that is larger than the memory for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(dead_code, reason = "no real board is in the tree yet")]
 pub(crate) enum Larger {
     /// It cannot be run.
     Nowhere,
@@ -202,6 +200,33 @@ pub(crate) const BOARDS: &[Board] = &[
             machine: &["-M", "virt", "-bios", "none", "-m", "512M", "-global", "virtio-mmio.force-legacy=false"],
         }),
         fits: "DistilGPT2, context 1024",
+    },
+    Board {
+        name: "stm32h747i-disco",
+        core: "Cortex-M7",
+        ram: "1 + 32 MiB",
+        // Two chips side by side: what probe-rs' algorithm for this board writes.
+        storage: Storage::Memory { address: 0x9000_0000, bytes: 128 << 20, larger: Larger::Card },
+        target: "thumbv7em-none-eabihf",
+        rustflags: &[],
+        kernel: "dsp",
+        room: Room::Apart { flash: 1 << 20, ram: 512 << 10 },
+        runs: Runs::Flashed { chip: "STM32H747XIHx" },
+        fits: "GPT-2 medium, context 256 (planned)",
+    },
+    Board {
+        name: "pico-plus-2",
+        core: "2 x Cortex-M33",
+        ram: "520 KiB + 8 MiB",
+        // Behind the firmware's first MiB.
+        storage: Storage::Memory { address: 0x1010_0000, bytes: 15 << 20, larger: Larger::Card },
+        target: "thumbv8m.main-none-eabihf",
+        // With the DSP extension, which the target's default leaves out.
+        rustflags: &["-Ctarget-cpu=cortex-m33"],
+        kernel: "dsp",
+        room: Room::Apart { flash: 1 << 20, ram: 512 << 10 },
+        runs: Runs::Flashed { chip: "RP235x" },
+        fits: "DistilGPT2, context 256 (planned)",
     },
 ];
 

@@ -13,6 +13,7 @@ pub mod sd_host;
 pub mod sd_spi;
 #[cfg(feature = "virtio")]
 pub mod virtio;
+pub mod watched;
 
 use core::fmt;
 use gptrickle_core::source::Source;
