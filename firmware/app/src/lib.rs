@@ -36,7 +36,8 @@ pub mod systick;
 pub mod uart;
 
 pub use gptrickle_core::arena::ALIGN;
-use gptrickle_core::ops::{Alone, Team};
+use gptrickle_core::ops::Alone;
+pub use gptrickle_core::ops::Team;
 pub use run::run;
 
 /// What a board is, beside its storage and its memory.
