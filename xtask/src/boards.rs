@@ -11,7 +11,7 @@ use crate::process::root;
 /// One board.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
-    /// Also its folder in `firmware/boards`, and with `gptrickle-` before it its package.
+    /// Also its folder in `firmware/boards`, and with `gptrickle-` before it its package, unless several share one.
     pub(crate) name: &'static str,
     pub(crate) core: &'static str,
     pub(crate) ram: &'static str,
@@ -45,8 +45,8 @@ pub(crate) enum Runs {
     Emulated(Emulator),
     /// A board on a desk, through its debug port. `chip` is what probe-rs calls the processor.
     Flashed { chip: &'static str },
-    /// A board on a desk that boots from the card that holds the model: the image is a file there, of this name.
-    FromCard { image: &'static str },
+    /// A board on a desk that boots from the card that holds the model.
+    FromCard(Boot),
 }
 
 /// An emulator, and what of its command line does not depend on the model.
@@ -54,6 +54,19 @@ pub(crate) enum Runs {
 pub(crate) struct Emulator {
     pub(crate) qemu: &'static str,
     pub(crate) machine: &'static [&'static str],
+}
+
+/// What a board looks for on its card, beside the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Boot {
+    /// The firmware's file.
+    pub(crate) image: &'static str,
+    /// What goes into `config.txt`.
+    pub(crate) settings: &'static str,
+    /// Files of the board's maker, which are not ours to give.
+    pub(crate) add: &'static str,
+    /// The emulated board that runs the same firmware.
+    pub(crate) twin: &'static str,
 }
 
 /// How the model's bytes reach a board.
@@ -73,7 +86,7 @@ impl Runs {
         match self {
             Self::Emulated(Emulator { qemu, machine }) => format!("{qemu} {}", machine.join(" ")),
             Self::Flashed { chip } => format!("on the desk: probe-rs, {chip}"),
-            Self::FromCard { image } => format!("on the desk: {image} on its card"),
+            Self::FromCard(Boot { image, .. }) => format!("on the desk: {image} on its card"),
         }
     }
 }
@@ -146,18 +159,13 @@ pub(crate) const BOARDS: &[Board] = &[
         runs: Runs::Emulated(Emulator { qemu: "qemu-system-arm", machine: &["-M", "lm3s6965evb"] }),
         fits: "stories, context 12",
     },
+    RASPI3B,
     Board {
-        name: "raspi3b",
-        core: "Cortex-A53",
-        ram: "1 GiB",
-        storage: Storage::SdCard,
-        target: "aarch64-unknown-none",
-        // With MMU and caches on unaligned loads are fine; without them the kernels run at a sixth of their speed.
-        rustflags: &["-Ctarget-feature=-strict-align"],
-        kernel: "neon",
-        room: Room::Together(0x3b40_0000 - 0x8_0000),
-        runs: Runs::Emulated(Emulator { qemu: "qemu-system-aarch64", machine: &["-M", "raspi3b"] }),
-        fits: "DistilGPT2, context 1024",
+        name: "raspi4b",
+        core: "Cortex-A72",
+        ram: "2 GiB",
+        runs: Runs::Emulated(Emulator { qemu: "qemu-system-aarch64", machine: &["-M", "raspi4b"] }),
+        ..RASPI3B
     },
     Board {
         name: "aarch64-virt",
@@ -228,7 +236,49 @@ pub(crate) const BOARDS: &[Board] = &[
         runs: Runs::Flashed { chip: "RP235x" },
         fits: "DistilGPT2, context 256 (planned)",
     },
+    Board {
+        name: "rpi3",
+        core: "4 x Cortex-A53",
+        ram: "512 MiB or 1 GiB",
+        runs: Runs::FromCard(Boot {
+            image: "kernel8.img",
+            settings: PI_SETTINGS,
+            add: "bootcode.bin, start.elf, fixup.dat",
+            twin: "raspi3b",
+        }),
+        ..RASPI3B
+    },
+    Board {
+        name: "rpi4",
+        core: "4 x Cortex-A72",
+        ram: "1 to 8 GiB",
+        runs: Runs::FromCard(Boot {
+            image: "kernel8.img",
+            settings: PI_SETTINGS,
+            add: "start4.elf, fixup4.dat",
+            twin: "raspi4b",
+        }),
+        ..RASPI3B
+    },
 ];
+
+/// The emulated Raspberry Pi 3, whose firmware all of them run.
+const RASPI3B: Board = Board {
+    name: "raspi3b",
+    core: "Cortex-A53",
+    ram: "1 GiB",
+    storage: Storage::SdCard,
+    target: "aarch64-unknown-none",
+    // With MMU and caches on unaligned loads are fine; without them the kernels run at a sixth of their speed.
+    rustflags: &["-Ctarget-feature=-strict-align"],
+    kernel: "neon",
+    room: Room::Together(0x1b40_0000 - 0x8_0000),
+    runs: Runs::Emulated(Emulator { qemu: "qemu-system-aarch64", machine: &["-M", "raspi3b"] }),
+    fits: "DistilGPT2, context 1024",
+};
+
+/// `kernel8.img` is what a Raspberry Pi starts in 64 bits by default; said once more, as an old card's settings may differ.
+const PI_SETTINGS: &str = "arm_64bit=1\nkernel=kernel8.img\n";
 
 impl Board {
     /// The board of that name.
@@ -249,10 +299,18 @@ impl Board {
     pub(crate) fn emulator(&self) -> Result<Emulator> {
         match self.runs {
             Runs::Emulated(emulator) => Ok(emulator),
-            Runs::Flashed { .. } | Runs::FromCard { .. } => {
+            Runs::FromCard(Boot { twin, .. }) => {
+                bail!("{} has no emulator, but {twin} runs the same firmware: --board {twin}", self.name)
+            }
+            Runs::Flashed { .. } => {
                 bail!("{0} has no emulator: `cargo xtask flash --board {0}` takes the firmware to the board", self.name)
             }
         }
+    }
+
+    /// What it boots from, if it boots from its card.
+    pub(crate) fn boot(&self) -> Option<Boot> {
+        if let Runs::FromCard(boot) = self.runs { Some(boot) } else { None }
     }
 
     /// Whether it runs here, in an emulator, or can only be built.
@@ -260,12 +318,20 @@ impl Board {
         matches!(self.runs, Runs::Emulated(_))
     }
 
+    /// Its firmware's folder in `firmware/boards`: all of the Raspberry Pis run the same.
+    fn firmware(&self) -> &'static str {
+        match self.name {
+            "raspi3b" | "raspi4b" | "rpi3" | "rpi4" => "raspi",
+            name => name,
+        }
+    }
+
     pub(crate) fn package(&self) -> String {
-        format!("gptrickle-{}", self.name)
+        format!("gptrickle-{}", self.firmware())
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
-        root().join("firmware/boards").join(self.name)
+        root().join("firmware/boards").join(self.firmware())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask image`: a model as a board takes it, in one file: a card, a disk, or what goes into its memory.
 //!
 //! ```text
-//! SD card        partition table │ FAT32: model.gguf, in one piece
+//! SD card        partition table │ FAT32: model.gguf, in one piece; for a board that boots from it, its firmware too
 //! virtio disk    the model, filled up to whole blocks
 //! memory         ELF: the model at the memory's start, its length (u64) in the memory's last eight bytes
 //! ```
@@ -15,8 +15,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::boards::{Board, Storage};
-use crate::card;
+use crate::boards::{Board, Boot, Larger, Storage};
+use crate::card::{self, Contents};
+use crate::firmware;
 
 const BLOCK: u64 = 512;
 /// Bytes of an ELF file's header, which the table of segments follows.
@@ -75,8 +76,14 @@ fn advice(board: &Board, image: &Path) -> String {
         }
         Storage::Virtio => String::new(),
     };
+    let (beside, name) = match board.boot() {
+        Some(Boot { add, twin, .. }) => {
+            (format!("\nadd to its partition, from github.com/raspberrypi/firmware, folder boot: {add}"), twin)
+        }
+        None => (String::new(), name),
+    };
     format!(
-        "{image}: {}{hardware}\nin the emulator: cargo xtask qemu --board {name} --image {image}",
+        "{image}: {}{hardware}{beside}\nin the emulator: cargo xtask qemu --board {name} --image {image}",
         kind(board.storage)
     )
 }
@@ -100,15 +107,27 @@ pub(crate) fn write(board: &Board, model: &Path, image: &Path) -> Result<()> {
     Read::by_ref(&mut file).take(4).read_to_end(&mut magic).with_context(|| format!("cannot read {shown}"))?;
     ensure!(magic == *b"GGUF", "{shown} is no GGUF file");
     match board.storage {
-        Storage::SdCard => card::write(image, model),
+        Storage::SdCard => card(board, model, image),
         Storage::Virtio => disk(&mut file, magic, image),
-        Storage::Memory { address, bytes, .. } => {
+        Storage::Memory { address, bytes, larger } => {
             let len = file.metadata()?.len();
+            if len > bytes - 8 && larger == Larger::Card {
+                return card(board, model, image);
+            }
             ensure!(len <= bytes - 8, "{shown} has {len} bytes, the memory of {} {bytes}", board.name);
             let end = u32::try_from(address + bytes - 8).context("beyond 32 bits")?;
             memory(&mut file, magic, image, [u32::try_from(address)?, end], u32::try_from(len)?)
         }
     }
+}
+
+fn card(board: &Board, model: &Path, image: &Path) -> Result<()> {
+    let Some(Boot { image: name, settings, .. }) = board.boot() else {
+        return card::write(image, &Contents::only(model));
+    };
+    let firmware = firmware::bare(&firmware::build(board, &[])?)?;
+    let beside = [(name, &firmware[..]), ("config.txt", settings.as_bytes())];
+    card::write(image, &Contents { beside: &beside, ..Contents::only(model) })
 }
 
 fn disk(model: &mut File, magic: Vec<u8>, image: &Path) -> Result<()> {

@@ -3,6 +3,7 @@
 mod bench;
 mod boards;
 mod card;
+mod card_reads;
 mod checks;
 mod console;
 mod faults;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::boards::{Board, Emulator, Larger, Storage};
-use crate::card;
+use crate::card::{self, Contents};
 use crate::console::Console;
 use crate::firmware;
 use crate::log;
@@ -259,7 +259,7 @@ impl Media {
                 let n = CARDS.fetch_add(1, Ordering::Relaxed);
                 let image = Self::Card(folder.join(format!("{}-{}-{n}.img", board.name, std::process::id())));
                 if let Self::Card(path) = &image {
-                    card::write(path, &model)?;
+                    card::write(path, &Contents::only(&model))?;
                 }
                 Ok(image)
             }

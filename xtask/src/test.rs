@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::boards::{BOARDS, Board};
+use crate::card_reads;
 use crate::checks;
 use crate::faults;
 use crate::firmware;
@@ -87,6 +88,7 @@ fn firmware(report: &mut Report, boards: &[&'static Board]) {
     });
     report.step("boards and host", || {
         let mut checks = parity::checks(&built, &full_size)?;
+        checks.extend(card_reads::checks(&built)?);
         checks.extend(faults::checks(&built));
         let outcomes = checks::run(checks);
         for (board, _) in &built {

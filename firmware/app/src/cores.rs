@@ -4,7 +4,6 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::hint;
 use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -84,17 +83,38 @@ impl<const HELPERS: usize> fmt::Debug for Cores<HELPERS> {
     }
 }
 
+/// Until another core calls [`Post::pass_on`], or for a moment: what is waited for is looked at again in any case.
+fn rest() {
+    #[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), target_os = "none"))]
+    // SAFETY: it waits for an event, one since the last wait included.
+    unsafe {
+        core::arch::asm!("wfe", options(nostack))
+    };
+    #[cfg(not(all(any(target_arch = "aarch64", target_arch = "arm"), target_os = "none")))]
+    core::hint::spin_loop();
+}
+
 impl Post {
+    /// Says whose turn it is now.
+    fn pass_on(&self, state: u8) {
+        self.state.store(state, Ordering::Release);
+        #[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), target_os = "none"))]
+        // SAFETY: the first instruction waits until other cores can see the state, the second wakes those that rest.
+        unsafe {
+            core::arch::asm!("dsb sy", "sev", options(nostack))
+        };
+    }
+
     /// The helper's side: does the work, if there is some.
     fn turn(&self) {
         if self.state.load(Ordering::Acquire) != AT_WORK {
-            return hint::spin_loop();
+            return rest();
         }
         // SAFETY: the state says that it is the helper's.
         if let Some(work) = unsafe { &mut *self.work.get() } {
             work();
         }
-        self.state.store(DONE, Ordering::Release);
+        self.pass_on(DONE);
     }
 
     /// Gives the helper work, if it is free; it is done when what this returns is dropped.
@@ -107,7 +127,7 @@ impl Post {
         let work = unsafe { mem::transmute::<Work<'w>, Work<'static>>(work) };
         // SAFETY: the state says that it is ours.
         unsafe { *self.work.get() = Some(work) };
-        self.state.store(AT_WORK, Ordering::Release);
+        self.pass_on(AT_WORK);
         Ok(Given(self))
     }
 }
@@ -118,7 +138,7 @@ struct Given<'a>(&'a Post);
 impl Drop for Given<'_> {
     fn drop(&mut self) {
         while self.0.state.load(Ordering::Acquire) != DONE {
-            hint::spin_loop();
+            rest();
         }
         self.0.state.store(FREE, Ordering::Release);
     }
@@ -147,6 +167,7 @@ impl<const HELPERS: usize> Team for Cores<HELPERS> {
 
 #[cfg(test)]
 mod tests {
+    use std::hint;
     use std::sync::atomic::AtomicBool;
     use std::thread;
     use std::vec;
