@@ -13,6 +13,7 @@ use embassy_executor::raw::Executor;
 use embassy_futures::yield_now;
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Error as GenerateError, Model, Options, Session};
+use gptrickle_core::gpt2;
 use gptrickle_core::source::{Error, Source};
 use gptrickle_core::tokenizer::Control;
 
@@ -55,8 +56,10 @@ fn main() -> Result<(), GenerateError> {
     others.spawner().spawn(blink().expect("it is spawned once"));
     let mut flash = Yielding { source: FLASH, others };
     let model = Model::open(&mut flash)?;
+    let state = gpt2::Options { context: 32, ..Default::default() };
+    let options = Options { state, ..Default::default() };
     let mut memory = [0; 64 << 10];
-    let mut session = Session::new(&model, &Options::default(), &mut flash, &mut Arena::new(&mut memory))?;
+    let mut session = Session::new(&model, &options, &mut flash, &mut Arena::new(&mut memory))?;
     session.push_text(&mut flash, b"Once", Control::Ignore)?;
     session.limit(12);
     let before = TURNS.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Error, Model, Options, Session};
+use gptrickle_core::gpt2;
 use gptrickle_core::tokenizer::Control;
 
 /// On a board `slice::from_raw_parts(0x9000_0000 as *const u8, len)`, once the controller maps the flash: a slice is a
@@ -11,8 +12,10 @@ static FLASH: &[u8] = include_bytes!("../../tests/vectors/micro/micro-Q4_0.gguf"
 fn main() -> Result<(), Error> {
     let mut flash = FLASH;
     let model = Model::open(&mut flash)?;
+    let state = gpt2::Options { context: 32, ..Default::default() };
+    let options = Options { state, ..Default::default() };
     let mut memory = [0; 64 << 10];
-    let mut session = Session::new(&model, &Options::default(), &mut flash, &mut Arena::new(&mut memory))?;
+    let mut session = Session::new(&model, &options, &mut flash, &mut Arena::new(&mut memory))?;
     session.push_text(&mut flash, b"Once", Control::Ignore)?;
     session.limit(12);
     let mut bytes = [0; 256];

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Error, Model, Options, Session, StopReason};
+use gptrickle_core::gpt2;
 use gptrickle_core::tokenizer::Control;
 
 static FLASH: &[u8] = include_bytes!("../../tests/vectors/micro/micro-Q4_0.gguf");
@@ -17,8 +18,10 @@ fn interrupt() {
 fn main() -> Result<(), Error> {
     let mut flash = FLASH;
     let model = Model::open(&mut flash)?;
+    let state = gpt2::Options { context: 32, ..Default::default() };
+    let options = Options { state, ..Default::default() };
     let mut memory = [0; 64 << 10];
-    let mut session = Session::new(&model, &Options::default(), &mut flash, &mut Arena::new(&mut memory))?;
+    let mut session = Session::new(&model, &options, &mut flash, &mut Arena::new(&mut memory))?;
     session.push_text(&mut flash, b"Once", Control::Ignore)?;
     let mut made = 0;
     while session.next(&mut flash)?.is_some() {

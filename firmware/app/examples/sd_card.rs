@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{Model, Options, Session};
+use gptrickle_core::gpt2;
 use gptrickle_core::tokenizer::Control;
 use gptrickle_firmware::storage::block::{BLOCK, BlockDevice, CONTROLLER, Card};
 use gptrickle_firmware::storage::disk::Disk;
@@ -28,13 +29,17 @@ impl BlockDevice for Image {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(path), Some(prompt)) = (args.next(), args.next()) else { return Err("usage: sd_card IMAGE PROMPT".into()) };
+    let (Some(path), Some(prompt)) = (args.next(), args.next()) else {
+        return Err("usage: sd_card IMAGE PROMPT".into());
+    };
     // Two buffers, a command of up to 64 KiB each: one is read into while the other is in use.
     let mut disk = Disk::new(Image(File::open(path)?), [(); 2].map(|()| vec![0; 64 << 10].leak()));
     let mut card = disk.open()?;
     let model = Model::open(&mut card)?;
+    let state = gpt2::Options { context: 128.min(model.header.config.n_ctx), ..Default::default() };
+    let options = Options { state, ..Default::default() };
     let mut memory = vec![0; 16 << 20];
-    let mut session = Session::new(&model, &Options::default(), &mut card, &mut Arena::new(&mut memory))?;
+    let mut session = Session::new(&model, &options, &mut card, &mut Arena::new(&mut memory))?;
     session.push_text(&mut card, prompt.as_bytes(), Control::Ignore)?;
     session.limit(40);
     let mut bytes = [0; 256];

@@ -7,8 +7,6 @@ fn main() {
     fs::copy("memory.x", out.join("memory.x")).expect("memory.x lies beside build.rs");
     println!("cargo::rustc-link-search={}", out.display());
     println!("cargo::rustc-link-arg=-Tlink.x");
-    if env::var_os("CARGO_FEATURE_DEFMT").is_some() {
-        println!("cargo::rustc-link-arg=-Tdefmt.x");
-    }
+    println!("cargo::rustc-link-arg=-Tdefmt.x");
     println!("cargo::rerun-if-changed=memory.x");
 }

@@ -331,7 +331,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::super::block::TRIES;
-    use super::super::ram::{CODE, Ram, buffers, pattern, put, volume};
+    use super::super::ram::{CODE, Ram, buffers, pattern, put, put_in_turn, volume};
     use super::*;
 
     /// A disk with buffers of 8 blocks and a model in one or more pieces, a cluster of another file after each.
@@ -457,6 +457,10 @@ mod tests {
 
     /// Multiplies three matrices that fill a file, as a pass does, and says what was read.
     fn multiplied<const BACKGROUND: bool>(data: &[u8], pieces: usize, cols: usize) -> Reads {
+        passed(disk::<BACKGROUND>(data, pieces), data, cols)
+    }
+
+    fn passed<const BACKGROUND: bool>(mut disk: Disk<Ram<BACKGROUND>>, data: &[u8], cols: usize) -> Reads {
         let rows = data.len() / (cols * 4);
         let matrix = |from: usize, to: usize| {
             let at = (from * cols * 4) as u64;
@@ -478,7 +482,6 @@ mod tests {
             }
             bits
         };
-        let mut disk = disk::<BACKGROUND>(data, pieces);
         let mut source = disk.open().unwrap();
         assert_eq!(products(&mut source), products(&mut &data[..]));
         disk.settle();
@@ -501,6 +504,25 @@ mod tests {
             for reads in [multiplied::<false>(&data, 9, cols), multiplied::<true>(&data, 9, cols)] {
                 assert_eq!(reads.blocks, blocks, "rows of {row}, in pieces");
             }
+        }
+    }
+
+    #[test]
+    fn pieces_cost_commands_and_no_block_twice() {
+        let row = 96 * 4;
+        let data: Vec<u8> = (0..200 * BLOCK as u32 / 4).map(|i| (i as f32).to_le_bytes()).flatten().collect();
+        let data = &data[..data.len() / row * row];
+        let blocks = data.len().div_ceil(BLOCK) as u64;
+        for clusters in [1, 3, 5, 7, 11, 13, 16, 40] {
+            let mut bytes = volume(Fat16);
+            put_in_turn(&mut bytes, &[("model.gguf", data), ("other", &vec![7; data.len()])], clusters);
+            if data.len().div_ceil(clusters * BLOCK) > fat::MAX_EXTENTS {
+                continue;
+            }
+            let reads = passed(Disk::new(Ram::<true>::new(bytes.clone()), buffers(8)), data, 96);
+            assert_eq!(reads.blocks, blocks, "{clusters} blocks a piece, in the background");
+            let reads = passed(Disk::new(Ram::<false>::new(bytes), buffers(8)), data, 96);
+            assert_eq!(reads.blocks, blocks, "{clusters} blocks a piece");
         }
     }
 
