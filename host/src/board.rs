@@ -28,7 +28,7 @@ const ANY: u64 = u64::MAX;
 
 /// Memory is what the firmware takes, and the datasheet's where there is none yet. Bandwidths say whose they are: an
 /// emulator's tells what to expect of the emulator, not of the board.
-pub const BOARDS: [Board; 11] = [
+pub const BOARDS: [Board; 13] = [
     Board {
         name: "mps3-an547",
         largest_file: 1792 << 20, // the arena takes the rest of 2 GiB of DDR
@@ -101,13 +101,23 @@ pub const BOARDS: [Board; 11] = [
     },
     Board {
         name: "stm32h747i-disco",
-        largest_file: ANY,
+        largest_file: (128 << 20) - 8,
         ram: 32 * MIB,
+        buffers: 0,
+        buffer: 0,
+        block: 0,
+        bandwidth: Some(50_000_000),
+        storage: "two QSPI flashes, mapped: what four bits of each at 50 MHz make, not measured",
+    },
+    Board {
+        name: "stm32h747i-disco",
+        largest_file: ANY,
+        ram: 32 * MIB + 128 * KIB, // SDRAM, and the buffers in SRAM
         buffers: 2,
-        buffer: 32 * KIB,
+        buffer: 64 * KIB,
         block: BLOCK,
-        bandwidth: Some(23_000_000),
-        storage: "SD card, 4 bits; of the bus's 25 MB/s (datasheet) 23 are assumed, not measured",
+        bandwidth: Some(12_500_000),
+        storage: "SD card: what 4 bits at 25 MHz make, not measured",
     },
     Board {
         name: "stm32n6570-dk",
@@ -121,8 +131,18 @@ pub const BOARDS: [Board; 11] = [
     },
     Board {
         name: "pico-plus-2",
-        largest_file: ANY,
+        largest_file: (15 << 20) - 8, // the firmware has the first MiB
         ram: 8 * MIB,
+        buffers: 0,
+        buffer: 0,
+        block: 0,
+        bandwidth: None,
+        storage: "QSPI flash, mapped; its bandwidth was not measured",
+    },
+    Board {
+        name: "pico-plus-2",
+        largest_file: ANY,
+        ram: 8 * MIB + 64 * KIB, // PSRAM, and the buffers in SRAM
         buffers: 2,
         buffer: 32 * KIB,
         block: BLOCK,

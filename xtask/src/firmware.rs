@@ -56,5 +56,10 @@ pub(crate) fn build(board: &Board, features: &[&str]) -> Result<PathBuf> {
         }
     }
     process::run(&mut cargo)?;
-    Ok(root().join("firmware/target").join(board.target).join("release").join(board.package()))
+    Ok(path(board))
+}
+
+/// Where a board's firmware lies once it is built.
+pub(crate) fn path(board: &Board) -> PathBuf {
+    root().join("firmware/target").join(board.target).join("release").join(board.package())
 }

@@ -174,7 +174,7 @@ pub(crate) fn same(board: &Board, model: &Path, emulator: &mut Command, request:
 
 fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
     let Request { prompt, tokens, seed, temperature, top_k, top_p, kv } = request;
-    let mut host = Command::new(target_dir().join("debug/gptrickle"));
+    let mut host = Command::new(host());
     host.arg("generate").arg("-m").arg(model).args([prompt, "--logits-hash", "--kv", kv, "--max-new-tokens"]);
     host.args([tokens.to_string(), "--seed".into(), seed.to_string(), "--top-k".into(), top_k.to_string()]);
     host.args(["--temperature".into(), temperature.to_string(), "--top-p".into(), top_p.to_string()]);
@@ -214,6 +214,11 @@ pub(crate) fn build_host() -> Result<()> {
     process::run(cargo.args(["build", "--locked", "--package", "gptrickle"]).current_dir(root()))
 }
 
+/// Where [`build_host`] leaves it.
+pub(crate) fn host() -> PathBuf {
+    target_dir().join("debug/gptrickle")
+}
+
 fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
@@ -230,7 +235,7 @@ fn full_size(kind: &str) -> Result<PathBuf> {
     let path = root().join(format!("target/xtask/distilgpt2-{kind}.gguf"));
     if !path.exists() {
         fs::create_dir_all(root().join("target/xtask"))?;
-        let mut synth = Command::new(target_dir().join("debug/gptrickle"));
+        let mut synth = Command::new(host());
         process::run(synth.args(["synth", "--shape", "distilgpt2", "--type", kind, "--output"]).arg(&path))?;
     }
     Ok(path)

@@ -132,7 +132,10 @@ fn answer(board: &Board, child: Child, options: &Options, prompt: &str) -> Resul
 }
 
 /// Standard input to the board, the board to standard output, Ctrl-C to the board as a byte.
-fn talk(mut child: Child, commands: &[String]) -> Result<ExitStatus> {
+///
+/// # Errors
+/// A pipe breaks.
+pub(crate) fn talk(mut child: Child, commands: &[String]) -> Result<ExitStatus> {
     let stdin = Arc::new(Mutex::new(child.stdin.take().context("the board has no input")?));
     let mut stdout = child.stdout.take().context("the board has no output")?;
     let child = Arc::new(Mutex::new(child));
