@@ -29,13 +29,14 @@ type Flash = Xspi<'static, XSPI2, Blocking>;
 
 /// The controller's settings.
 pub(crate) fn config() -> Config {
-    let mut config = Config::default();
-    config.memory_type = MemoryType::Macronix;
-    config.device_size = MemorySize::_128MiB;
-    config.chip_select_high_time = ChipSelectHighTime::_2Cycle;
-    config.clock_prescaler = PRESCALER;
-    config.sample_shifting = true;
-    config
+    Config {
+        memory_type: MemoryType::Macronix,
+        device_size: MemorySize::_128MiB,
+        chip_select_high_time: ChipSelectHighTime::_2Cycle,
+        clock_prescaler: PRESCALER,
+        sample_shifting: true,
+        ..Config::default()
+    }
 }
 
 /// Maps the flash, in whatever state a flash tool has left it; returns its first bytes as they were read on one line.

@@ -22,13 +22,14 @@ const REGISTERS: [(u32, [u8; 2]); 3] = [(0, [0x30, 0x8d]), (4, [0x20, 0xf0]), (8
 
 /// The controller's settings.
 pub(crate) fn config() -> Config {
-    let mut config = Config::default();
-    config.memory_type = MemoryType::APMemory16Bits;
-    config.device_size = MemorySize::_32MiB;
-    config.chip_select_high_time = ChipSelectHighTime::_5Cycle;
-    config.clock_prescaler = PRESCALER;
-    config.chip_select_boundary = ROW;
-    config
+    Config {
+        memory_type: MemoryType::APMemory16Bits,
+        device_size: MemorySize::_32MiB,
+        chip_select_high_time: ChipSelectHighTime::_5Cycle,
+        clock_prescaler: PRESCALER,
+        chip_select_boundary: ROW,
+        ..Config::default()
+    }
 }
 
 /// Sets the PSRAM up, and maps it.
