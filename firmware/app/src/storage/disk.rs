@@ -526,7 +526,7 @@ mod tests {
     #[test]
     fn pieces_cost_commands_and_no_block_twice() {
         let row = 96 * 4;
-        let data: Vec<u8> = (0..200 * BLOCK as u32 / 4).map(|i| (i as f32).to_le_bytes()).flatten().collect();
+        let data: Vec<u8> = (0..200 * BLOCK as u32 / 4).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let data = &data[..data.len() / row * row];
         let blocks = data.len().div_ceil(BLOCK) as u64;
         for clusters in [7, 11, 16, 40] {
