@@ -130,14 +130,23 @@ impl Job<'_> {
         probe
     }
 
+    /// What has the board look for the card.
+    fn no_model(&self) -> PathBuf {
+        self.image.with_file_name(format!("{}-no-model.elf", self.board.name))
+    }
+
     /// Every step in words, and the commands for it.
     fn steps(&self, port: Option<&Path>) -> Result<String> {
         let toolchain = Places::here().resolve(self.board.target)?;
-        let build = firmware::cargo("build", self.board, &toolchain);
+        let build = process::line(&firmware::cargo("build", self.board, &toolchain));
+        let build = match self.board.rustflags {
+            [] => build,
+            flags => format!("RUSTFLAGS='{}' {build}", flags.join(" ")),
+        };
         let port = port.unwrap_or(Path::new("/dev/ttyACM0"));
         let mut steps = vec![
             ("plan; a model that does not fit is refused", vec![process::line(&plan::command(self.board, self.model))]),
-            ("build the firmware, in firmware/", vec![process::line(&build)]),
+            ("build the firmware, in firmware/", vec![build]),
             ("write the model's image", vec![image_line(self.board, self.model, &self.image)]),
             ("look for a probe", vec![process::line(Command::new(PROBE_RS).arg("list"))]),
         ];
@@ -187,6 +196,8 @@ impl Job<'_> {
             Place::Card => {
                 eprintln!("xtask: write the card and insert it, then press Enter:\n  {}", dd(&self.image));
                 std::io::stdin().read_line(&mut String::new())?;
+                image::no_model(self.board, &self.no_model())?;
+                announced(&mut self.probe("download", Some(&self.no_model())))?;
             }
         }
         announced(&mut self.probe("download", Some(&elf)))?;
