@@ -237,6 +237,32 @@ pub(crate) const BOARDS: &[Board] = &[
         fits: "DistilGPT2, context 256 (planned)",
     },
     Board {
+        name: "stm32n6570-dk",
+        core: "Cortex-M55",
+        ram: "4.2 + 32 MiB",
+        storage: Storage::Memory { address: 0x7000_0000, bytes: 128 << 20, larger: Larger::Nowhere },
+        target: "thumbv8m.main-none-eabihf",
+        // As with mps3-an547.
+        rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
+        kernel: "helium",
+        room: Room::Apart { flash: 768 << 10, ram: 256 << 10 },
+        runs: Runs::Flashed { chip: "STM32N657" },
+        fits: "DistilGPT2, context 1024 (planned)",
+    },
+    Board {
+        name: "esp32-p4-function-ev",
+        core: "RV32IMAFC",
+        ram: "768 KiB + 32 MiB",
+        storage: Storage::SdCard,
+        target: "riscv32imafc-unknown-none-elf",
+        rustflags: &[],
+        kernel: "generic",
+        // Code in flash, as the boot loader maps it.
+        room: Room::Apart { flash: 16 << 20, ram: 768 << 10 },
+        runs: Runs::Flashed { chip: "esp32p4" },
+        fits: "DistilGPT2, context 1024 (planned)",
+    },
+    Board {
         name: "rpi3",
         core: "4 x Cortex-A53",
         ram: "512 MiB or 1 GiB",

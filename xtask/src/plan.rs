@@ -38,9 +38,13 @@ type Instructions = &'static [(&'static str, f64)];
 const DSP: Instructions =
     &[("Q8_0", 1.87), ("Q4_0", 1.83), ("Q2_K", 2.19), ("Q3_K", 2.64), ("Q4_K", 2.06), ("Q5_K", 2.73), ("Q6_K", 2.52)];
 
+const HELIUM: Instructions =
+    &[("Q8_0", 0.36), ("Q4_0", 0.41), ("Q2_K", 0.55), ("Q3_K", 0.74), ("Q4_K", 0.55), ("Q5_K", 0.72), ("Q6_K", 0.60)];
+
 const PROCESSORS: &[Processor] = &[
     Processor { board: "stm32h747i-disco", mhz: 400, cores: 1, instructions: DSP },
     Processor { board: "pico-plus-2", mhz: 150, cores: 2, instructions: DSP },
+    Processor { board: "stm32n6570-dk", mhz: 800, cores: 1, instructions: HELIUM },
 ];
 
 /// Prints the table; for one board the whole plan before it.

@@ -113,10 +113,15 @@ pub(super) fn volume(fat: FatType) -> Vec<u8> {
 
 /// Puts files onto a volume, all at once and a cluster each in turn: more than one file lie in pieces.
 pub(super) fn put(volume: &mut Vec<u8>, files: &[(&str, &[u8])]) {
+    put_in_turn(volume, files, 1);
+}
+
+/// Likewise, so many clusters each in turn.
+pub(super) fn put_in_turn(volume: &mut Vec<u8>, files: &[(&str, &[u8])], clusters: usize) {
     let fs = FileSystem::new(Cursor::new(volume), FsOptions::new()).unwrap();
     let root = fs.root_dir();
     let mut open: Vec<_> =
-        files.iter().map(|(name, data)| (root.create_file(name).unwrap(), data.chunks(BLOCK))).collect();
+        files.iter().map(|(name, data)| (root.create_file(name).unwrap(), data.chunks(clusters * BLOCK))).collect();
     let mut wrote = true;
     while wrote {
         wrote = false;
