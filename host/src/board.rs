@@ -28,7 +28,7 @@ const ANY: u64 = u64::MAX;
 
 /// Memory is what the firmware takes, and the datasheet's where there is none yet. Bandwidths say whose they are: an
 /// emulator's tells what to expect of the emulator, not of the board.
-pub const BOARDS: [Board; 13] = [
+pub const BOARDS: [Board; 16] = [
     Board {
         name: "mps3-an547",
         largest_file: 1792 << 20, // the arena takes the rest of 2 GiB of DDR

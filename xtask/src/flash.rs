@@ -130,14 +130,24 @@ impl Job<'_> {
         probe
     }
 
+    /// What has the board look for the card, where it looks into its flash first.
+    fn no_model(&self) -> Option<PathBuf> {
+        let name = format!("{}-no-model.elf", self.board.name);
+        matches!(self.board.storage, Storage::Memory { .. }).then(|| self.image.with_file_name(name))
+    }
+
     /// Every step in words, and the commands for it.
     fn steps(&self, port: Option<&Path>) -> Result<String> {
         let toolchain = Places::here().resolve(self.board.target)?;
-        let build = firmware::cargo("build", self.board, &toolchain);
+        let build = process::line(&firmware::cargo("build", self.board, &toolchain));
+        let build = match self.board.rustflags {
+            [] => build,
+            flags => format!("RUSTFLAGS='{}' {build}", flags.join(" ")),
+        };
         let port = port.unwrap_or(Path::new("/dev/ttyACM0"));
         let mut steps = vec![
             ("plan; a model that does not fit is refused", vec![process::line(&plan::command(self.board, self.model))]),
-            ("build the firmware, in firmware/", vec![process::line(&build)]),
+            ("build the firmware, in firmware/", vec![build]),
             ("write the model's image", vec![image_line(self.board, self.model, &self.image)]),
             ("look for a probe", vec![process::line(Command::new(PROBE_RS).arg("list"))]),
         ];
@@ -147,7 +157,11 @@ impl Job<'_> {
                 vec![process::line(&self.probe("download", Some(&self.image)))],
             )),
             Place::Card => {
-                steps.push(("write the card, which erases what is on it, and insert it", vec![dd(&self.image)]))
+                steps.push(("write the card, which erases what is on it, and insert it", vec![dd(&self.image)]));
+                if let Some(none) = self.no_model() {
+                    let download = process::line(&self.probe("download", Some(&none)));
+                    steps.push(("tell the board's flash that it holds no model", vec![download]));
+                }
             }
         }
         steps.extend([
@@ -187,6 +201,10 @@ impl Job<'_> {
             Place::Card => {
                 eprintln!("xtask: write the card and insert it, then press Enter:\n  {}", dd(&self.image));
                 std::io::stdin().read_line(&mut String::new())?;
+                if let Some(none) = self.no_model() {
+                    image::no_model(self.board, &none)?;
+                    announced(&mut self.probe("download", Some(&none)))?;
+                }
             }
         }
         announced(&mut self.probe("download", Some(&elf)))?;
@@ -319,6 +337,14 @@ mod tests {
         let line = process::line(&job.probe("download", Some(&job.image)));
         assert_eq!(line, "probe-rs download --chip RP235x --non-interactive m.elf");
         assert_eq!(process::line(&job.probe("reset", None)), "probe-rs reset --chip RP235x --non-interactive");
+    }
+
+    #[test]
+    fn an_older_model_in_flash_does_not_hide_a_card() {
+        let job = job("pico-plus-2", Path::new("m.gguf"), Place::Card);
+        assert_eq!(job.no_model(), Some("pico-plus-2-no-model.elf".into()));
+        let card = Board { storage: Storage::SdCard, ..job.board.clone() };
+        assert_eq!(Job { board: Box::leak(Box::new(card)), ..job }.no_model(), None);
     }
 
     #[test]

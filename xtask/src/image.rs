@@ -9,7 +9,7 @@
 //! ELF, as debuggers, flash tools and QEMU all load it, and as the image of a memory of 2 GiB with a small model has to
 //! have a hole.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -138,8 +138,18 @@ fn disk(model: &mut File, magic: Vec<u8>, image: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes the image that has a board look for its model elsewhere: a length of 0 where its flash would have a model's.
+///
+/// # Errors
+/// The board has no such flash, or the file cannot be written.
+pub(crate) fn no_model(board: &Board, image: &Path) -> Result<()> {
+    let Storage::Memory { address, bytes, .. } = board.storage else { bail!("{} has no flash for models", board.name) };
+    let addresses = [u32::try_from(address)?, u32::try_from(address + bytes - 8)?];
+    memory(&mut io::empty(), Vec::new(), image, addresses, 0)
+}
+
 /// An ELF file that puts a model of `len` bytes at the first address and its length at the second.
-fn memory(model: &mut File, magic: Vec<u8>, image: &Path, addresses: [u32; 2], len: u32) -> Result<()> {
+fn memory(model: &mut impl Read, magic: Vec<u8>, image: &Path, addresses: [u32; 2], len: u32) -> Result<()> {
     let mut start = elf_header();
     // The length in front of the model, so that no offset depends on it.
     start.extend(elf_segment(addresses[0], ELF_DATA, len));
@@ -217,6 +227,17 @@ mod tests {
         let elf = object::File::parse(&*image).unwrap();
         let segments: Vec<_> = elf.segments().map(|segment| (segment.address(), segment.data().unwrap())).collect();
         assert_eq!(segments, [(0x6000_0000, &model[..]), (0xdfff_fff8, &1005u64.to_le_bytes()[..])]);
+    }
+
+    #[test]
+    fn a_flash_can_be_told_that_it_has_no_model() {
+        let folder = Folder::new("no-model");
+        let path = folder.0.join("x.elf");
+        no_model(Board::named("stm32h747i-disco").unwrap(), &path).unwrap();
+        let image = fs::read(&path).unwrap();
+        let elf = object::File::parse(&*image).unwrap();
+        let segments: Vec<_> = elf.segments().map(|segment| (segment.address(), segment.data().unwrap())).collect();
+        assert_eq!(segments, [(0x9000_0000, &[][..]), (0x97ff_fff8, &[0; 8][..])]);
     }
 
     #[test]
