@@ -35,6 +35,8 @@ pub enum Command<'a> {
     Load(&'a str),
     /// Look for the model again.
     Open,
+    /// Read the whole model, and print its checksum and how fast it came.
+    Checksum,
     /// Compare this processor's kernels with the definition.
     Check,
     /// Print [`HELP`].
@@ -102,12 +104,14 @@ pub const HELP: &[(&str, &str)] = &[
     (":hash on|off", "hash over all logits after each text"),
     (":echo on|off", "print what is typed"),
     (":open", "look for the model again"),
+    (":checksum", "read the whole model: its CRC-32, and how fast it came"),
     (":check", "compare each kernel with the definition"),
     (":help", "this list"),
     (":quit", "leave"),
 ];
 
-const COMMANDS: &str = ":set, :seed, :max, :stats, :plan, :save, :load, :hash, :echo, :open, :check, :help, :quit";
+const COMMANDS: &str =
+    ":set, :seed, :max, :stats, :plan, :save, :load, :hash, :echo, :open, :checksum, :check, :help, :quit";
 const SETTINGS: &str = "temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty, \
     no_repeat_ngram_size, min_length, min_new_tokens, context, kv, batch";
 
@@ -174,6 +178,7 @@ impl<'a> Command<'a> {
             "stats" => alone(":stats", value, Command::Stats),
             "plan" => alone(":plan", value, Command::Plan),
             "open" => alone(":open", value, Command::Open),
+            "checksum" => alone(":checksum", value, Command::Checksum),
             "check" => alone(":check", value, Command::Check),
             "help" => alone(":help", value, Command::Help),
             "quit" => alone(":quit", value, Command::Quit),
@@ -299,6 +304,7 @@ mod tests {
             (":save a text.session ", Command::Save("a text.session")),
             (":load /tmp/a", Command::Load("/tmp/a")),
             (":open", Command::Open),
+            (":checksum", Command::Checksum),
             (":check", Command::Check),
             (":help", Command::Help),
             (":quit", Command::Quit),

@@ -6,6 +6,8 @@
 
 use core::fmt;
 
+use crc::{CRC_32_ISO_HDLC, Crc};
+
 /// A read failed: where, how much was asked for, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Error {
@@ -417,9 +419,47 @@ impl<S: Source> Source for Resident<'_, S> {
     }
 }
 
+/// The most that [`checksum`] asks for at once, unless the source lends less.
+const CHECKED_AT_ONCE: usize = 32 << 10;
+
+static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+/// The CRC-32, as in zip, of all bytes; reads them once, in order.
+///
+/// # Errors
+/// The source failed.
+pub fn checksum<S: Source>(src: &mut S) -> Result<u32, Error> {
+    let (end, at_once) = (src.len(), src.max_chunk().clamp(1, CHECKED_AT_ONCE));
+    let chunk = |offset: u64| (offset, (end - offset).min(at_once as u64) as usize);
+    let hint = |src: &mut S, offset| {
+        let (offset, len) = chunk(offset);
+        src.prefetch(offset, len);
+    };
+    let mut digest = CRC.digest();
+    let mut at = 0;
+    hint(src, at);
+    while at < end {
+        let (offset, len) = chunk(at);
+        at += len as u64;
+        // It comes while the one before it is summed up.
+        hint(src, at);
+        digest.update(src.chunk(offset, len)?);
+    }
+    Ok(digest.finalize())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_checksum_is_zips() {
+        assert_eq!(checksum(&mut &b"123456789"[..]), Ok(0xcbf4_3926)); // the check value of the standard
+        let mut large = Counting::new(&[0u8; 100_000][..]);
+        assert_eq!(checksum(&mut large), Ok(0xd411_957d)); // python3 -c "import zlib; print(zlib.crc32(bytes(100000)))"
+        assert_eq!(large.bytes(), 100_000);
+        assert_eq!(checksum(&mut &[][..]), Ok(0));
+    }
 
     #[test]
     fn a_slice_lends_what_it_has() {

@@ -28,7 +28,7 @@ const ANY: u64 = u64::MAX;
 
 /// Memory is what the firmware takes, and the datasheet's where there is none yet. Bandwidths say whose they are: an
 /// emulator's tells what to expect of the emulator, not of the board.
-pub const BOARDS: [Board; 11] = [
+pub const BOARDS: [Board; 16] = [
     Board {
         name: "mps3-an547",
         largest_file: 1792 << 20, // the arena takes the rest of 2 GiB of DDR
@@ -59,16 +59,7 @@ pub const BOARDS: [Board; 11] = [
         bandwidth: Some(1_300_000_000),
         storage: "a host's file by semihosting, measured in the emulator",
     },
-    Board {
-        name: "raspi3b",
-        largest_file: ANY,
-        ram: 256 * MIB + 512 * KIB,
-        buffers: 2,
-        buffer: 256 * KIB,
-        block: BLOCK,
-        bandwidth: Some(2_500_000),
-        storage: "SD card by SDHCI, measured in the emulator, which has no DMA there",
-    },
+    RASPI,
     Board {
         name: "riscv64-virt",
         largest_file: ANY,
@@ -101,28 +92,48 @@ pub const BOARDS: [Board; 11] = [
     },
     Board {
         name: "stm32h747i-disco",
-        largest_file: ANY,
-        ram: 32 * MIB,
-        buffers: 2,
-        buffer: 32 * KIB,
-        block: BLOCK,
-        bandwidth: Some(23_000_000),
-        storage: "SD card, 4 bits; of the bus's 25 MB/s (datasheet) 23 are assumed, not measured",
-    },
-    Board {
-        name: "stm32n6570-dk",
-        largest_file: 128 << 20,
+        largest_file: (128 << 20) - 8,
         ram: 32 * MIB,
         buffers: 0,
         buffer: 0,
         block: 0,
+        bandwidth: Some(50_000_000),
+        storage: "two QSPI flashes, mapped: what four bits of each at 50 MHz make, not measured",
+    },
+    Board {
+        name: "stm32h747i-disco",
+        largest_file: ANY,
+        ram: 32 * MIB + 128 * KIB, // SDRAM, and the buffers in SRAM
+        buffers: 2,
+        buffer: 64 * KIB,
+        block: BLOCK,
+        bandwidth: Some(12_500_000),
+        storage: "SD card: what 4 bits at 25 MHz make, not measured",
+    },
+    Board {
+        name: "stm32n6570-dk",
+        largest_file: (128 << 20) - 8,
+        ram: 32 * MIB,
+        buffers: 0,
+        buffer: 0,
+        block: 0,
+        bandwidth: Some(50_000_000),
+        storage: "octo flash, mapped: what 8 bits at 50 MHz make, not measured",
+    },
+    Board {
+        name: "pico-plus-2",
+        largest_file: (15 << 20) - 8, // the firmware has the first MiB
+        ram: 8 * MIB,
+        buffers: 0,
+        buffer: 0,
+        block: 0,
         bandwidth: None,
-        storage: "octo-SPI flash, mapped (datasheet); its bandwidth was not measured",
+        storage: "QSPI flash, mapped; its bandwidth was not measured",
     },
     Board {
         name: "pico-plus-2",
         largest_file: ANY,
-        ram: 8 * MIB,
+        ram: 8 * MIB + 64 * KIB, // PSRAM, and the buffers in SRAM
         buffers: 2,
         buffer: 32 * KIB,
         block: BLOCK,
@@ -130,16 +141,33 @@ pub const BOARDS: [Board; 11] = [
         storage: "SD card on SPI; about 3 MB/s are assumed, not measured",
     },
     Board {
-        name: "esp32-p4",
+        name: "esp32-p4-function-ev",
         largest_file: ANY,
-        ram: 32 * MIB,
+        ram: 32 * MIB + 128 * KIB, // PSRAM, and the buffers in SRAM
         buffers: 2,
-        buffer: 32 * KIB,
+        buffer: 64 * KIB,
         block: BLOCK,
-        bandwidth: Some(20_000_000),
-        storage: "SD card, 4 bits at 40 MHz: what that makes, not measured",
+        bandwidth: Some(12_500_000),
+        storage: "SD card: what 4 bits at 25 MHz make, not measured",
     },
+    Board { name: "raspi4b", ..RASPI },
+    Board { name: "rpi3", bandwidth: Some(12_500_000), storage: CARD_OF_A_PI, ..RASPI },
+    Board { name: "rpi4", bandwidth: Some(12_500_000), storage: CARD_OF_A_PI, ..RASPI },
 ];
+
+/// The emulated Raspberry Pi 3, whose firmware all of them run.
+const RASPI: Board = Board {
+    name: "raspi3b",
+    largest_file: ANY,
+    ram: 256 * MIB + 512 * KIB,
+    buffers: 2,
+    buffer: 256 * KIB,
+    block: BLOCK,
+    bandwidth: Some(2_500_000),
+    storage: "SD card by SDHCI, measured in the emulator, which has no DMA there",
+};
+
+const CARD_OF_A_PI: &str = "SD card: what 4 bits at 25 MHz make, not measured";
 
 impl Board {
     /// The entry for a board and a file of so many bytes.

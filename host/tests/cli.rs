@@ -1166,18 +1166,29 @@ fn a_plan_knows_boards() {
             assert_eq!((found.name, found.bandwidth), (board.name, Some(bandwidth)));
         }
     }
-    let replaced =
-        run(&["plan", "-m", &model, "--board", "esp32-p4", "--bandwidth", "2MB/s", "--ram", "1MiB", "--json"]).json();
+    let replaced = run(&[
+        "plan",
+        "-m",
+        &model,
+        "--board",
+        "esp32-p4-function-ev",
+        "--bandwidth",
+        "2MB/s",
+        "--ram",
+        "1MiB",
+        "--json",
+    ])
+    .json();
     assert_eq!(
         (&replaced["storage"]["bytes_per_s"], &replaced["storage"]["basis"]),
         (&2_000_000.into(), &"as told".into())
     );
     assert_eq!(replaced["limit"]["ram_bytes"], 1 << 20);
     let too_long = gptrickle::board::Board::find("stm32n6570-dk", 200 << 20).unwrap_err();
-    assert!(too_long.contains("holds files of up to 134217728 bytes, this one has 209715200"), "{too_long}");
+    assert!(too_long.contains("holds files of up to 134217720 bytes, this one has 209715200"), "{too_long}");
 
     for (args, words) in [
-        (&["--board", "toaster"][..], &["toaster", "esp32-p4"][..]),
+        (&["--board", "toaster"][..], &["toaster", "esp32-p4-function-ev"][..]),
         (&["--bandwidth", "23"], &["bandwidth such as 23MB/s"]),
         (&["--ram", "lots"], &["--ram", "64KiB"]),
         (&["--buffer", "5"], &["--buffer", "at least 64"]),
@@ -1196,9 +1207,9 @@ fn a_plan_knows_boards() {
     let board = |board, buffer: u64| run(&["plan", "-m", &model, "--board", board, "--buffer", &buffer.to_string()]);
     let needed = (row + 511).next_multiple_of(512);
     for buffer in [row, row + 510, needed - 1] {
-        board("esp32-p4", buffer).fails(&["longest row", &format!("use --buffer {needed} or more")]);
+        board("esp32-p4-function-ev", buffer).fails(&["longest row", &format!("use --buffer {needed} or more")]);
     }
-    board("esp32-p4", needed).ok();
+    board("esp32-p4-function-ev", needed).ok();
     board("mps2-an500", row).ok();
 }
 

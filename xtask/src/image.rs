@@ -1,7 +1,7 @@
 //! `cargo xtask image`: a model as a board takes it, in one file: a card, a disk, or what goes into its memory.
 //!
 //! ```text
-//! SD card        partition table │ FAT32: model.gguf, in one piece
+//! SD card        partition table │ FAT32: model.gguf, in one piece; for a board that boots from it, its firmware too
 //! virtio disk    the model, filled up to whole blocks
 //! memory         ELF: the model at the memory's start, its length (u64) in the memory's last eight bytes
 //! ```
@@ -9,14 +9,15 @@
 //! ELF, as debuggers, flash tools and QEMU all load it, and as the image of a memory of 2 GiB with a small model has to
 //! have a hole.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::boards::{Board, Storage};
-use crate::card;
+use crate::boards::{Board, Boot, Larger, Storage};
+use crate::card::{self, Contents};
+use crate::firmware;
 
 const BLOCK: u64 = 512;
 /// Bytes of an ELF file's header, which the table of segments follows.
@@ -70,13 +71,19 @@ fn advice(board: &Board, image: &Path) -> String {
         Storage::SdCard => {
             format!("\non a card: dd if={image} of=/dev/… bs=4M conv=fsync, which erases what is on the card")
         }
-        Storage::Memory { address, .. } | Storage::MemoryElseFile { address, .. } => {
+        Storage::Memory { address, .. } => {
             format!("\nfor a debugger or a flash tool it is an ELF file with the model at {address:#x}")
         }
         Storage::Virtio => String::new(),
     };
+    let (beside, name) = match board.boot() {
+        Some(Boot { add, twin, .. }) => {
+            (format!("\nadd to its partition, from github.com/raspberrypi/firmware, folder boot: {add}"), twin)
+        }
+        None => (String::new(), name),
+    };
     format!(
-        "{image}: {}{hardware}\nin the emulator: cargo xtask qemu --board {name} --image {image}",
+        "{image}: {}{hardware}{beside}\nin the emulator: cargo xtask qemu --board {name} --image {image}",
         kind(board.storage)
     )
 }
@@ -85,7 +92,7 @@ fn kind(storage: Storage) -> &'static str {
     match storage {
         Storage::SdCard => "an SD card with the model in a FAT32 partition",
         Storage::Virtio => "a disk that is the model",
-        Storage::Memory { .. } | Storage::MemoryElseFile { .. } => "the memory's contents",
+        Storage::Memory { .. } => "the memory's contents",
     }
 }
 
@@ -100,15 +107,27 @@ pub(crate) fn write(board: &Board, model: &Path, image: &Path) -> Result<()> {
     Read::by_ref(&mut file).take(4).read_to_end(&mut magic).with_context(|| format!("cannot read {shown}"))?;
     ensure!(magic == *b"GGUF", "{shown} is no GGUF file");
     match board.storage {
-        Storage::SdCard => card::write(image, model),
+        Storage::SdCard => card(board, model, image),
         Storage::Virtio => disk(&mut file, magic, image),
-        Storage::Memory { address, bytes } | Storage::MemoryElseFile { address, bytes } => {
+        Storage::Memory { address, bytes, larger } => {
             let len = file.metadata()?.len();
+            if len > bytes - 8 && larger == Larger::Card {
+                return card(board, model, image);
+            }
             ensure!(len <= bytes - 8, "{shown} has {len} bytes, the memory of {} {bytes}", board.name);
             let end = u32::try_from(address + bytes - 8).context("beyond 32 bits")?;
             memory(&mut file, magic, image, [u32::try_from(address)?, end], u32::try_from(len)?)
         }
     }
+}
+
+fn card(board: &Board, model: &Path, image: &Path) -> Result<()> {
+    let Some(Boot { image: name, settings, .. }) = board.boot() else {
+        return card::write(image, &Contents::only(model));
+    };
+    let firmware = firmware::bare(&firmware::build(board, &[])?)?;
+    let beside = [(name, &firmware[..]), ("config.txt", settings.as_bytes())];
+    card::write(image, &Contents { beside: &beside, ..Contents::only(model) })
 }
 
 fn disk(model: &mut File, magic: Vec<u8>, image: &Path) -> Result<()> {
@@ -119,8 +138,18 @@ fn disk(model: &mut File, magic: Vec<u8>, image: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes the image that has a board look for its model elsewhere: a length of 0 where its flash would have a model's.
+///
+/// # Errors
+/// The board has no such flash, or the file cannot be written.
+pub(crate) fn no_model(board: &Board, image: &Path) -> Result<()> {
+    let Storage::Memory { address, bytes, .. } = board.storage else { bail!("{} has no flash for models", board.name) };
+    let addresses = [u32::try_from(address)?, u32::try_from(address + bytes - 8)?];
+    memory(&mut io::empty(), Vec::new(), image, addresses, 0)
+}
+
 /// An ELF file that puts a model of `len` bytes at the first address and its length at the second.
-fn memory(model: &mut File, magic: Vec<u8>, image: &Path, addresses: [u32; 2], len: u32) -> Result<()> {
+fn memory(model: &mut impl Read, magic: Vec<u8>, image: &Path, addresses: [u32; 2], len: u32) -> Result<()> {
     let mut start = elf_header();
     // The length in front of the model, so that no offset depends on it.
     start.extend(elf_segment(addresses[0], ELF_DATA, len));
@@ -198,6 +227,17 @@ mod tests {
         let elf = object::File::parse(&*image).unwrap();
         let segments: Vec<_> = elf.segments().map(|segment| (segment.address(), segment.data().unwrap())).collect();
         assert_eq!(segments, [(0x6000_0000, &model[..]), (0xdfff_fff8, &1005u64.to_le_bytes()[..])]);
+    }
+
+    #[test]
+    fn a_flash_can_be_told_that_it_has_no_model() {
+        let folder = Folder::new("no-model");
+        let path = folder.0.join("x.elf");
+        no_model(Board::named("stm32h747i-disco").unwrap(), &path).unwrap();
+        let image = fs::read(&path).unwrap();
+        let elf = object::File::parse(&*image).unwrap();
+        let segments: Vec<_> = elf.segments().map(|segment| (segment.address(), segment.data().unwrap())).collect();
+        assert_eq!(segments, [(0x9000_0000, &[][..]), (0x97ff_fff8, &[0; 8][..])]);
     }
 
     #[test]

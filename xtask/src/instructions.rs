@@ -49,6 +49,7 @@ pub(crate) struct Request<'a> {
 /// The firmware, the plugin or a model cannot be made, or the board does not run it.
 pub(crate) fn count(request: &Request) -> Result<()> {
     let board = Board::named(request.board)?;
+    board.emulator()?;
     // What 64 KiB of RAM hold; the ratio of head and attention is another one.
     let small = if board.name == "lm3s6965evb" { "2,4,256,64,512" } else { "distilgpt2" };
     let shape = request.shape.unwrap_or(small);

@@ -3,16 +3,19 @@
 mod bench;
 mod boards;
 mod card;
+mod card_reads;
 mod checks;
 mod console;
 mod faults;
 mod firmware;
+mod flash;
 mod image;
 mod instructions;
 mod log;
 mod panics;
 mod parity;
 mod peer;
+mod plan;
 mod process;
 mod qemu;
 mod setup;
@@ -38,6 +41,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask qemu --board mps3-an547 --prompt \"Once upon a time\" -n 40 --seed 42
   cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands
   cargo xtask image --board raspi3b --model distilgpt2.Q4_K_M.gguf -o sd.img         a card for it
+  cargo xtask plan --model distilgpt2.Q4_K_M.gguf                for every board
+  cargo xtask flash --board stm32h747i-disco --model distilgpt2.Q4_K_M.gguf --dry-run    its steps; without, they are done
   cargo xtask size --core --family legacy    what the core takes for Q4_0 to Q8_0, without a board
   cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn
   cargo xtask bench --board mps2-an500 --type Q4_0 --hot 5       instructions for a multiply-accumulate";
@@ -59,6 +64,10 @@ enum Verb {
     Qemu(qemu::Options),
     /// Write a card, a disk or a memory image with a model, for a board or its emulator
     Image(image::Options),
+    /// Take firmware and model to a board on the desk, verify them, and be its console
+    Flash(flash::Options),
+    /// What a model takes on each board, and how fast it can be there
+    Plan(plan::Options),
     /// Build firmware for every board and write what it takes to firmware/SIZES.md, or look at the core alone
     Size(size::Options),
     /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
@@ -75,6 +84,8 @@ fn main() -> ExitCode {
         Verb::Setup => setup::setup().map(|()| ExitCode::SUCCESS),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Image(options) => image::image(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Flash(options) => flash::flash(&options),
+        Verb::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
         Verb::Size(options) => size::size(&options).map(|()| ExitCode::SUCCESS),
         Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
         Verb::Panics(options) => panics::panics(&options).map(|()| ExitCode::SUCCESS),

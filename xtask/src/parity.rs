@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::boards::Board;
+use crate::boards::{BOARDS, Board};
 use crate::checks::Check;
 use crate::console::Console;
+use crate::firmware;
 use crate::image;
 use crate::process::{self, root};
 use crate::qemu::{self, Media};
@@ -18,18 +19,18 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What both are asked for.
 #[derive(Clone, Copy, Debug)]
-struct Request {
-    prompt: &'static str,
-    tokens: usize,
-    seed: u64,
-    temperature: f32,
-    top_k: usize,
-    top_p: f32,
-    kv: &'static str,
+pub(crate) struct Request {
+    pub(crate) prompt: &'static str,
+    pub(crate) tokens: usize,
+    pub(crate) seed: u64,
+    pub(crate) temperature: f32,
+    pub(crate) top_k: usize,
+    pub(crate) top_p: f32,
+    pub(crate) kv: &'static str,
 }
 
 /// A story from the demo model.
-const STORY: Request =
+pub(crate) const STORY: Request =
     Request { prompt: "Once upon a time", tokens: 64, seed: 42, temperature: 0.8, top_k: 50, top_p: 0.95, kv: "f32" };
 /// As much of it as 64 KiB of RAM hold: a context of 12.
 const SHORT_STORY: Request = Request { prompt: "Once", tokens: 8, kv: "q8_0", ..STORY };
@@ -70,6 +71,8 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]
         let families: &[&str] = match board.name {
             // Every type on an Arm with Helium, on AArch64 and on a RISC-V.
             "mps3-an547" | "riscv64-virt" | "aarch64-virt" => &["micro", "tiny512", "tiny512-untied"],
+            // Another processor for the firmware of raspi3b.
+            "raspi4b" => &[],
             _ => &["micro"],
         };
         for family in families {
@@ -84,6 +87,13 @@ pub(crate) fn checks(boards: &[(&'static Board, PathBuf)], full_size: &[PathBuf]
         let (board, elf, model) = (*board, elf.clone(), root().join("tests/vectors/micro/micro-Q4_0.gguf"));
         let name = format!("its image, {} tokens", VECTOR.tokens);
         checks.push(Check { board, name, run: Box::new(move || from_image(board, &elf, &model)) });
+    }
+    for (pi, boot) in BOARDS.iter().filter_map(|board| Some((board, board.boot()?))) {
+        for (board, elf) in boards.iter().filter(|(board, _)| board.name == boot.twin) {
+            let (board, elf, model) = (*board, elf.clone(), qemu::demo_model()?);
+            let name = format!("{} and the card of {}, four cores", boot.image, pi.name);
+            checks.push(Check { board, name, run: Box::new(move || booted(pi, board, &elf, &model)) });
+        }
     }
     Ok(checks)
 }
@@ -112,10 +122,43 @@ fn from_image(board: &Board, elf: &Path, model: &Path) -> Result<()> {
     result
 }
 
+/// Runs a request as a Raspberry Pi's boot loader starts the firmware: bare bytes, all cores, the real board's card.
+fn booted(pi: &Board, board: &Board, elf: &Path, model: &Path) -> Result<()> {
+    let folder = root().join("target/xtask");
+    let file = |name: &str| folder.join(format!("{name}-{}-{}", board.name, std::process::id()));
+    let (kernel, card) = (file("kernel8"), file("card"));
+    process::write(&kernel, firmware::bare(elf)?)?;
+    let result = image::write(pi, model, &card).and_then(|()| {
+        let mut command = qemu::command(board, &kernel, &Media::Image(card.clone()), None)?;
+        // One after the other: cores that wait in earnest slow down those that work, where there are fewer than four.
+        command.args(["-accel", "tcg,thread=single"]);
+        four_cores(board, &mut command)?;
+        same(board, model, &mut command, Request { tokens: 8, ..STORY })
+    });
+    for file in [&kernel, &card] {
+        let _ = fs::remove_file(file);
+    }
+    result
+}
+
+fn four_cores(board: &Board, command: &mut Command) -> Result<()> {
+    let mut console = Console::new(board.name, qemu::start(command)?, PATIENCE)?;
+    console.start()?;
+    let reply = console.command(":check")?;
+    ensure!(reply.lines.iter().any(|line| line == "cores: 4"), "not four cores: {:?}", reply.lines.last());
+    console.quit()?;
+    Ok(())
+}
+
 /// Runs one request on the host and on a board that has the model in `media`, and compares.
 fn equal(board: &Board, elf: &Path, model: &Path, media: &Media, request: Request) -> Result<()> {
+    same(board, model, &mut qemu::command(board, elf, media, None)?, request)
+}
+
+/// Runs one request on the host and on a board that the emulator's command line describes, and compares.
+pub(crate) fn same(board: &Board, model: &Path, emulator: &mut Command, request: Request) -> Result<()> {
     let (host_text, host_hash) = on_host(model, request)?;
-    let (board_text, board_hash) = on_board(board, elf, media, request)?;
+    let (board_text, board_hash) = on_board(board, emulator, request)?;
     // The host ends its output with a newline.
     let host_text = host_text.strip_suffix(b"\n").filter(|_| !board_text.ends_with(b"\n")).unwrap_or(&host_text);
     let same = host_text.iter().zip(&board_text).take_while(|(host, board)| host == board).count();
@@ -131,7 +174,7 @@ fn equal(board: &Board, elf: &Path, model: &Path, media: &Media, request: Reques
 
 fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
     let Request { prompt, tokens, seed, temperature, top_k, top_p, kv } = request;
-    let mut host = Command::new(target_dir().join("debug/gptrickle"));
+    let mut host = Command::new(host());
     host.arg("generate").arg("-m").arg(model).args([prompt, "--logits-hash", "--kv", kv, "--max-new-tokens"]);
     host.args([tokens.to_string(), "--seed".into(), seed.to_string(), "--top-k".into(), top_k.to_string()]);
     host.args(["--temperature".into(), temperature.to_string(), "--top-p".into(), top_p.to_string()]);
@@ -142,9 +185,9 @@ fn on_host(model: &Path, request: Request) -> Result<(Vec<u8>, String)> {
     Ok((output.stdout, hash.with_context(|| format!("the host prints no hash: {stderr}"))?.to_owned()))
 }
 
-fn on_board(board: &Board, elf: &Path, media: &Media, request: Request) -> Result<(Vec<u8>, String)> {
+fn on_board(board: &Board, emulator: &mut Command, request: Request) -> Result<(Vec<u8>, String)> {
     let Request { prompt, tokens, seed, temperature, top_k, top_p, kv } = request;
-    let mut console = Console::new(board.name, qemu::start(&mut qemu::command(board, elf, media, None)?)?, PATIENCE)?;
+    let mut console = Console::new(board.name, qemu::start(emulator)?, PATIENCE)?;
     if let Some(error) = console.start()?.error() {
         bail!("{error}");
     }
@@ -171,6 +214,11 @@ pub(crate) fn build_host() -> Result<()> {
     process::run(cargo.args(["build", "--locked", "--package", "gptrickle"]).current_dir(root()))
 }
 
+/// Where [`build_host`] leaves it.
+pub(crate) fn host() -> PathBuf {
+    target_dir().join("debug/gptrickle")
+}
+
 fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
@@ -187,7 +235,7 @@ fn full_size(kind: &str) -> Result<PathBuf> {
     let path = root().join(format!("target/xtask/distilgpt2-{kind}.gguf"));
     if !path.exists() {
         fs::create_dir_all(root().join("target/xtask"))?;
-        let mut synth = Command::new(target_dir().join("debug/gptrickle"));
+        let mut synth = Command::new(host());
         process::run(synth.args(["synth", "--shape", "distilgpt2", "--type", kind, "--output"]).arg(&path))?;
     }
     Ok(path)

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::boards::{Board, Storage};
-use crate::card;
+use crate::boards::{Board, Emulator, Larger, Storage};
+use crate::card::{self, Contents};
 use crate::console::Console;
 use crate::firmware;
 use crate::log;
@@ -84,6 +84,7 @@ pub(crate) fn qemu(options: &Options) -> Result<ExitCode> {
         match log::with_decoder()? {}
     }
     let board = Board::named(&options.board)?;
+    board.emulator()?;
     let elf = firmware::build(board, if options.defmt { &["defmt"] } else { &[] })?;
     let media = match (&options.image, &options.model) {
         (Some(image), _) => Media::Image(image.canonicalize().with_context(|| image.display().to_string())?),
@@ -131,7 +132,10 @@ fn answer(board: &Board, child: Child, options: &Options, prompt: &str) -> Resul
 }
 
 /// Standard input to the board, the board to standard output, Ctrl-C to the board as a byte.
-fn talk(mut child: Child, commands: &[String]) -> Result<ExitStatus> {
+///
+/// # Errors
+/// A pipe breaks.
+pub(crate) fn talk(mut child: Child, commands: &[String]) -> Result<ExitStatus> {
     let stdin = Arc::new(Mutex::new(child.stdin.take().context("the board has no input")?));
     let mut stdout = child.stdout.take().context("the board has no output")?;
     let child = Arc::new(Mutex::new(child));
@@ -279,7 +283,7 @@ impl Media {
                 let n = CARDS.fetch_add(1, Ordering::Relaxed);
                 let image = Self::Card(folder.join(format!("{}-{}-{n}.img", board.name, std::process::id())));
                 if let Self::Card(path) = &image {
-                    card::write(path, &model)?;
+                    card::write(path, &Contents::only(&model))?;
                 }
                 Ok(image)
             }
@@ -299,10 +303,11 @@ impl Drop for Media {
 /// The emulator's command line, console on standard input and output. `log` is the socket that takes log frames.
 ///
 /// # Errors
-/// The model does not fit where it belongs, or a path is not UTF-8.
+/// The board has no emulator, the model does not fit where it belongs, or a path is not UTF-8.
 pub(crate) fn command(board: &Board, elf: &Path, media: &Media, log: Option<&Path>) -> Result<Command> {
-    let mut qemu = Command::new(board.qemu);
-    qemu.args(board.machine).args(["-display", "none", "-monitor", "none"]);
+    let Emulator { qemu, machine } = board.emulator()?;
+    let mut qemu = Command::new(qemu);
+    qemu.args(machine).args(["-display", "none", "-monitor", "none"]);
     qemu.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     let mut semihosting = String::from("enable=on,target=native");
     if let Some(log) = log {
@@ -311,17 +316,15 @@ pub(crate) fn command(board: &Board, elf: &Path, media: &Media, log: Option<&Pat
     }
     match (board.storage, media) {
         (_, Media::None) => {}
-        (Storage::Memory { address, bytes } | Storage::MemoryElseFile { address, bytes }, Media::File(model, len))
-            if *len <= bytes - 8 =>
-        {
+        (Storage::Memory { address, bytes, .. }, Media::File(model, len)) if *len <= bytes - 8 => {
             qemu.arg("-device").arg(format!("loader,file={},addr={address:#x},force-raw=on", value(model)?));
             // The firmware finds the length in the last eight bytes.
             qemu.arg("-device").arg(format!("loader,addr={:#x},data={len:#x},data-len=8", address + bytes - 8));
         }
-        (Storage::MemoryElseFile { .. }, Media::File(model, _)) => {
+        (Storage::Memory { larger: Larger::HostFile, .. }, Media::File(model, _)) => {
             semihosting += &format!(",arg={},arg={}", board.package(), value(model)?);
         }
-        (Storage::Memory { .. } | Storage::MemoryElseFile { .. }, Media::Image(image)) => {
+        (Storage::Memory { .. }, Media::Image(image)) => {
             qemu.arg("-device").arg(format!("loader,file={}", value(image)?));
         }
         (Storage::Virtio, Media::File(model, _) | Media::Image(model)) => {
@@ -385,7 +388,7 @@ mod tests {
 
     #[test]
     fn an_empty_slot_has_no_drive() {
-        for board in BOARDS {
+        for board in BOARDS.iter().filter(|board| board.is_emulated()) {
             let line = arguments(board.name, &Media::None);
             assert!(!line.contains("-drive") && !line.contains("loader") && line.ends_with("-kernel fw.elf"), "{line}");
         }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::boards::{BOARDS, Board};
+use crate::boards::{BOARDS, Board, Emulator, Runs};
 use crate::process;
 use crate::toolchain::Places;
 
@@ -29,8 +29,11 @@ impl Missing {
         let mut missing = Self::default();
         let places = Places::here();
         for board in boards {
-            if !missing.emulators.contains(&board.qemu) && qemu_version(board.qemu).is_none_or(|v| v < OLDEST_QEMU) {
-                missing.emulators.push(board.qemu);
+            if let Runs::Emulated(Emulator { qemu, .. }) = board.runs
+                && !missing.emulators.contains(&qemu)
+                && qemu_version(qemu).is_none_or(|version| version < OLDEST_QEMU)
+            {
+                missing.emulators.push(qemu);
             }
             if !missing.targets.contains(&board.target) && places.resolve(board.target).is_err() {
                 missing.targets.push(board.target);

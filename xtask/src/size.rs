@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::boards::BOARDS;
+use crate::boards::{BOARDS, Board, Room};
 use crate::firmware;
 use crate::process::{self, root};
 use crate::qemu;
@@ -27,6 +27,12 @@ pub(crate) struct Options {
     /// Without the kernels of the DSP extension
     #[arg(long, requires = "core")]
     no_dsp: bool,
+    /// Only the firmware of this board, and the table is not written to a file; can be repeated
+    #[arg(long, conflicts_with = "core")]
+    board: Vec<String>,
+    /// Lines of code that are a board's own, beside those that all boards share; builds nothing
+    #[arg(long, conflicts_with_all = ["core", "board"])]
+    lines: bool,
 }
 
 /// The core's features of that name.
@@ -37,7 +43,11 @@ const FAMILIES: [&str; 3] = ["legacy", "k", "iq"];
 /// # Errors
 /// Firmware does not build, or does not run.
 pub(crate) fn size(options: &Options) -> Result<()> {
-    if options.core { core(options) } else { boards() }
+    match options {
+        Options { core: true, .. } => core(options),
+        Options { lines: true, .. } => lines(),
+        _ => boards(&options.board),
+    }
 }
 
 /// Cortex-M7, as mps2-an500 is built.
@@ -114,32 +124,77 @@ fn module(name: &str) -> String {
     }
 }
 
-/// Builds all firmware, prints the table and writes it to `firmware/SIZES.md`.
-fn boards() -> Result<()> {
+/// Prints how many lines of code each board has for itself.
+fn lines() -> Result<()> {
+    let shared = code_lines(&root().join("firmware/app/src"))? + code_lines(&root().join("core/src"))?;
+    println!("core and firmware/app, the same on every board: {shared} lines of code");
+    println!("| board | lines of its own | share |\n|---|---:|---:|");
+    for board in BOARDS.iter().filter(|board| board.folder().is_dir()) {
+        let own = code_lines(&board.folder().join("src"))?;
+        let percent = own as f64 * 100.0 / (own + shared) as f64;
+        println!("| {} | {own} | {percent:.1} % |", board.name);
+    }
+    Ok(())
+}
+
+/// Lines of Rust and assembly in a folder and those below, without blank ones, comments and tests.
+fn code_lines(folder: &Path) -> Result<usize> {
+    let mut lines = 0;
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            lines += code_lines(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "s") {
+            lines += code_lines_of(&fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok(lines)
+}
+
+fn code_lines_of(text: &str) -> usize {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+}
+
+/// Builds the firmware of these boards, or all, and prints the table; that of all goes to `firmware/SIZES.md`, too.
+fn boards(only: &[String]) -> Result<()> {
     let mut table = String::from(
         "# What the firmware takes\n\n\
          Written by `cargo xtask size`, in bytes. Flash holds code, constants and the first values of variables. Static RAM \
-         is what the image sets aside, an arena of fixed size included; RAM that a board finds at run time is not. Stack is \
-         the most that was in use after every control was set, the kernels checked, a prompt refused or read that is as long as a \
+         is what the image sets aside, an arena of fixed size included; RAM that a board finds at run time is not. Beside \
+         each is what the linker may fill: an image without flash lies in RAM as a whole. Stack is the most that was in use \
+         in the emulator, after every control was set, the kernels checked, a prompt refused or read that is as long as a \
          line, and a text of 8 tokens made.\n\n\
-         | board | code | constants | flash | static RAM | stack | built by |\n|---|---:|---:|---:|---:|---:|---|\n",
+         | board | code | constants | flash | of | static RAM | of | stack | built by |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---|\n",
     );
-    for board in BOARDS.iter().filter(|board| board.folder().is_dir()) {
+    let wanted =
+        |board: &&Board| board.folder().is_dir() && (only.is_empty() || only.iter().any(|name| name == board.name));
+    only.iter().try_for_each(|name| Board::named(name).map(drop))?;
+    for board in BOARDS.iter().filter(wanted) {
         let elf = firmware::build(board, &[])?;
         let size = Size::of(&elf)?;
-        let stack = qemu::stack_used(board, &elf)?;
+        let stack = if board.is_emulated() { qemu::stack_used(board, &elf)?.to_string() } else { String::new() };
         let rustc = crate::toolchain::Places::here().resolve(board.target)?.version()?;
-        let Size { code, constants, initial, .. } = size;
-        table += &format!(
-            "| {} | {code} | {constants} | {} | {} | {stack} | {rustc} |\n",
-            board.name,
-            code + constants + initial,
-            size.ram,
-        );
+        table += &row(board, &size, &stack, &rustc);
     }
     print!("{table}");
-    process::write(&root().join("firmware/SIZES.md"), table)?;
+    if only.is_empty() {
+        process::write(&root().join("firmware/SIZES.md"), table)?;
+    }
     Ok(())
+}
+
+/// A board's row of that table.
+fn row(board: &Board, size: &Size, stack: &str, rustc: &str) -> String {
+    let Size { code, constants, initial, ram } = size;
+    let image = code + constants + initial;
+    let (flash, flash_room, ram, ram_room) = match board.room {
+        Room::Apart { flash, ram: room } => (image.to_string(), flash.to_string(), *ram, room),
+        Room::Together(room) => (String::new(), String::new(), code + constants + ram, room),
+    };
+    let name = board.name;
+    format!("| {name} | {code} | {constants} | {flash} | {flash_room} | {ram} | {ram_room} | {stack} | {rustc} |\n")
 }
 
 /// Bytes that an image takes, by where they go.
@@ -201,6 +256,22 @@ mod tests {
         ];
         let size = Size::sum(sections.into_iter());
         assert_eq!(size, Size { code: 100, constants: 20, initial: 3, ram: 4003 });
+    }
+
+    #[test]
+    fn lines_of_code_are_neither_blank_nor_comments_nor_tests() {
+        let text =
+            "//! A file.\n\nfn f() {\n    // Why.\n    g() // here\n}\n\n#[cfg(test)]\nmod tests {\n    fn h() {}\n}\n";
+        assert_eq!(code_lines_of(text), 3);
+    }
+
+    #[test]
+    fn what_a_board_has_stands_beside_what_its_image_takes() {
+        let size = Size { code: 100, constants: 20, initial: 3, ram: 40 };
+        let row = |room| row(&Board { room, ..BOARDS[0].clone() }, &size, "7", "rustc");
+        let apart = row(Room::Apart { flash: 1000, ram: 500 });
+        assert_eq!(apart, "| mps3-an547 | 100 | 20 | 123 | 1000 | 40 | 500 | 7 | rustc |\n");
+        assert_eq!(row(Room::Together(900)), "| mps3-an547 | 100 | 20 |  |  | 160 | 900 | 7 | rustc |\n");
     }
 
     #[test]

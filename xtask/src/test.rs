@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::boards::{BOARDS, Board};
+use crate::card_reads;
 use crate::checks;
 use crate::faults;
 use crate::firmware;
@@ -70,7 +71,11 @@ fn firmware(report: &mut Report, boards: &[&'static Board]) {
     let mut built = Vec::new();
     for &board in boards {
         report.step(&format!("{} firmware", board.name), || {
-            built.push((board, firmware::build(board, &[])?));
+            let elf = firmware::build(board, &[])?;
+            // A real board's firmware has to link here; what it does is seen on the board.
+            if board.is_emulated() {
+                built.push((board, elf));
+            }
             Ok(Outcome::passed(1))
         });
         report.step(&format!("{} clippy", board.name), || firmware_clippy(board));
@@ -83,6 +88,7 @@ fn firmware(report: &mut Report, boards: &[&'static Board]) {
     });
     report.step("boards and host", || {
         let mut checks = parity::checks(&built, &full_size)?;
+        checks.extend(card_reads::checks(&built)?);
         checks.extend(faults::checks(&built));
         let outcomes = checks::run(checks);
         for (board, _) in &built {

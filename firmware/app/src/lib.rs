@@ -23,6 +23,7 @@ extern crate std;
 mod log;
 
 pub mod console;
+pub mod cores;
 #[cfg(any(test, target_pointer_width = "64"))]
 pub mod device_tree;
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
@@ -35,6 +36,8 @@ pub mod systick;
 pub mod uart;
 
 pub use gptrickle_core::arena::ALIGN;
+use gptrickle_core::ops::Alone;
+pub use gptrickle_core::ops::Team;
 pub use run::run;
 
 /// What a board is, beside its storage and its memory.
@@ -53,6 +56,11 @@ pub trait Board {
 
     /// The most stack that was ever in use, in bytes; panics if it overflowed: see [`stack`].
     fn stack_used(&self) -> usize;
+
+    /// Who shares the work: the one core that runs the application, where a board has no other to lend.
+    fn team(&self) -> &'static dyn Team {
+        &Alone
+    }
 
     /// Ends the emulation, or resets the board.
     fn exit(&mut self, code: i32) -> !;

@@ -8,10 +8,11 @@ use gptrickle_core::checked::{Checked, Table, crc32};
 use gptrickle_core::console::{Command, HELP, Setting};
 use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
+use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::trial::{self, Difference};
 use gptrickle_core::quant::{Format, Kernel};
 use gptrickle_core::sampler::Params;
-use gptrickle_core::source::{Counting, Source};
+use gptrickle_core::source::{self, Counting, Source};
 use gptrickle_core::tokenizer::{Control, MAX_TOKEN, TextStream};
 
 use crate::Board;
@@ -131,6 +132,8 @@ struct Stats {
     prompt_us: u64,
     tokens_us: u64,
     bytes_read: u64,
+    /// Bytes a second when the model was read and nothing was multiplied, if it was.
+    alone: Option<u64>,
 }
 
 /// A model that runs, and what it was planned with.
@@ -254,7 +257,7 @@ fn answer<B: Board, S: Source>(
             Command::Prompt(prompt) => match source.as_mut().zip(running.as_mut()) {
                 None => console.error("no model is ready; see :open, :set and :help"),
                 Some((source, running)) => match generate(console, &mut running.session, source, settings, prompt) {
-                    Ok(done) => *stats = done,
+                    Ok(done) => *stats = Stats { alone: stats.alone, ..done },
                     Err(error) => console.error(error),
                 },
             },
@@ -284,6 +287,13 @@ fn answer<B: Board, S: Source>(
             Command::Save(_) | Command::Load(_) => {
                 console.error("a board keeps no texts; on a PC, gptrickle repl does");
             }
+            Command::Checksum => match source.as_mut() {
+                None => console.error("no model is there; see :open"),
+                Some(source) => match checksum(console, source) {
+                    Ok(rate) => stats.alone = rate,
+                    Err(error) => console.error(error),
+                },
+            },
             Command::Check => check(console),
             Command::Help => {
                 for (usage, meaning) in HELP {
@@ -307,7 +317,8 @@ fn plan<'m, B: Board, S: Source>(
 ) -> Option<Running<'m>> {
     let have = arena.len();
     let options = settings.fit(model, have).map_err(|error| console.error(error)).ok()?;
-    let session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
+    let mut session = Session::new(model, &options, source, arena).map_err(|error| console.error(error)).ok()?;
+    session.set_engine(Engine { team: console.board.team(), ..Engine::default() });
     let gpt2::Options { context, batch, kv, .. } = options.state;
     log::info!("context {=usize}, batch {=usize}", context, batch);
     console.say(format_args!(
@@ -377,6 +388,7 @@ fn generate<B: Board, S: Source>(
         prompt_us: prompted - started,
         tokens_us: console.board.micros() - prompted,
         bytes_read: source.bytes() - read_before,
+        alone: None,
     };
     log::info!("prompt of {=usize} tokens in {=u64} us", prompt_tokens, stats.prompt_us);
     log::info!("{=usize} tokens in {=u64} us", tokens, stats.tokens_us);
@@ -387,6 +399,31 @@ fn generate<B: Board, S: Source>(
 #[inline(never)]
 fn token_made() {
     core::hint::black_box(());
+}
+
+/// Reads the model once, tells its checksum and how fast it came, and returns the latter in bytes a second.
+#[inline(never)]
+fn checksum<B: Board, S: Source>(console: &mut Console<B>, source: &mut S) -> Result<Option<u64>, source::Error> {
+    let started = console.board.micros();
+    let crc = source::checksum(source)?;
+    let rate = per_second(source.len(), console.board.micros() - started);
+    let shown = Thousandths(rate.unwrap_or(0) / 1000);
+    console.say(format_args!("model: {} bytes, CRC-32 {crc:08x}, at {shown} MB/s", source.len()));
+    Ok(rate)
+}
+
+/// A rate, if any time passed.
+fn per_second(n: u64, us: u64) -> Option<u64> {
+    n.saturating_mul(1_000_000).checked_div(us)
+}
+
+/// A number in thousandths, shown with three digits.
+struct Thousandths(u64);
+
+impl fmt::Display for Thousandths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
 }
 
 /// Compares this processor's kernels with the definition, format by format: integer ones, as floats have no other way.
@@ -404,6 +441,7 @@ fn check<B: Board>(console: &mut Console<B>) {
         }
     }
     console.say(format_args!("kernel: {}", Kernel::best().name()));
+    console.say(format_args!("cores: {}", console.board.team().parts()));
 }
 
 /// Whether a session can run with `options`.
@@ -412,14 +450,24 @@ fn covers(running: &Running, options: &Options) -> bool {
 }
 
 fn tell_stats<B: Board>(console: &mut Console<B>, stats: &Stats) {
-    let Stats { prompt_tokens, tokens, prompt_us, tokens_us, bytes_read } = *stats;
-    let rate = |tokens: usize, us: u64| {
-        let per_1000_s = (tokens as u64 * 1_000_000_000).checked_div(us).unwrap_or(0);
-        fmt::from_fn(move |f| write!(f, "{}.{:03} tokens/s", per_1000_s / 1000, per_1000_s % 1000))
-    };
-    console.say(format_args!("prompt: {prompt_tokens} tokens in {prompt_us} us, {}", rate(prompt_tokens, prompt_us)));
-    console.say(format_args!("made: {tokens} tokens in {tokens_us} us, {}", rate(tokens, tokens_us)));
-    console.say(format_args!("model: {bytes_read} bytes read"));
+    let Stats { prompt_tokens, tokens, prompt_us, tokens_us, bytes_read, alone } = *stats;
+    let speed = |tokens: usize, us: u64| Thousandths(per_second(tokens as u64 * 1000, us).unwrap_or(0));
+    console.say(format_args!(
+        "prompt: {prompt_tokens} tokens in {prompt_us} us, {} tokens/s",
+        speed(prompt_tokens, prompt_us)
+    ));
+    console.say(format_args!("made: {tokens} tokens in {tokens_us} us, {} tokens/s", speed(tokens, tokens_us)));
+    let rate = per_second(bytes_read, prompt_us + tokens_us).unwrap_or(0);
+    let shown = Thousandths(rate / 1000);
+    match alone.filter(|&alone| alone > 0) {
+        Some(alone) => console.say(format_args!(
+            "model: {bytes_read} bytes read, {shown} MB/s, {} % of what :checksum saw",
+            rate * 100 / alone
+        )),
+        None => {
+            console.say(format_args!("model: {bytes_read} bytes read, {shown} MB/s; :checksum tells what storage can"))
+        }
+    }
     let stack = console.board.stack_used();
     console.say(format_args!("stack: {stack} bytes used at most"));
 }
@@ -555,6 +603,16 @@ mod tests {
         let out = with_micro(1 << 20, ":save a\n:load a\n:max 2\nA");
         assert_eq!(out.matches("error: a board keeps no texts; on a PC, gptrickle repl does").count(), 2, "{out}");
         assert!(out.contains("# text: "), "{out}");
+    }
+
+    #[test]
+    fn a_checksum_is_of_the_whole_file_and_then_speed_has_a_measure() {
+        // gzip -c tests/vectors/micro/micro-Q4_0.gguf | tail -c8 | xxd -e
+        let out = with_micro(1 << 20, ":checksum\n:max 2\nA\n:stats");
+        let line = std::format!("# model: {} bytes, CRC-32 40193871, at ", micro().len());
+        assert!(out.contains(&line), "{out}");
+        let out = written(vec![Err(StorageError::NoCard)], 1 << 20, ":checksum");
+        assert!(out.contains("error: no model is there; see :open"), "{out}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::source::throttled::bandwidth;
 const EXAMPLES: &str = "Examples:
   gptrickle plan -m distilgpt2.Q4_0.gguf --context 128 --batch 1 --kv q8_0
   gptrickle plan -m gpt2.Q4_K_M.gguf --ram 8MiB --bandwidth 23MB/s    the largest context that fits
-  gptrickle plan -m gpt2.Q4_K_M.gguf --board esp32-p4 --json
+  gptrickle plan -m gpt2.Q4_K_M.gguf --board esp32-p4-function-ev --json
 
 It reads the file's header alone, by the function that boards call before they read a weight.";
 

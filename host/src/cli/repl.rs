@@ -4,6 +4,7 @@ mod lines;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use gptrickle_core::arena::Arena;
@@ -12,7 +13,7 @@ use gptrickle_core::generate::{Model, Options, Plan, Session};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::trial::{self, Difference};
 use gptrickle_core::quant::{Format, Kernel};
-use gptrickle_core::source::Resident;
+use gptrickle_core::source::{self, Resident, Source};
 use gptrickle_core::tokenizer::Control;
 
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened};
@@ -246,6 +247,7 @@ impl Repl<'_> {
                 self.settings.fit(&again.model)?;
                 return Ok(Some(Next::Open(Box::new(again))));
             }
+            Command::Checksum => checksum(planned.opened)?,
             Command::Check => check_kernels()?,
             Command::Help => HELP.iter().for_each(|(usage, meaning)| note(format_args!("{usage:<26} {meaning}"))),
             Command::Quit => return Ok(Some(Next::Quit)),
@@ -302,6 +304,15 @@ impl Repl<'_> {
         self.last = Some(summary);
         Ok(())
     }
+}
+
+/// Reads the model once, and tells its checksum and how fast it came.
+fn checksum(opened: &mut Opened) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let crc = source::checksum(&mut opened.src)?;
+    let (bytes, seconds) = (opened.src.len(), start.elapsed().as_secs_f64());
+    note(format_args!("model: {bytes} bytes, CRC-32 {crc:08x}, at {:.3} MB/s", bytes as f64 / 1e6 / seconds));
+    Ok(())
 }
 
 /// Compares this processor's kernels with the definition, format by format.

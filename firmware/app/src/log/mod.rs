@@ -1,6 +1,6 @@
 //! Log lines: `defmt` frames with the feature of that name, else nothing at all.
 
-#[cfg(all(feature = "defmt", target_os = "none"))]
+#[cfg(all(feature = "semihosted-log", target_os = "none"))]
 mod semihosted;
 
 #[cfg(feature = "defmt")]

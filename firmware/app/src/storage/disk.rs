@@ -20,13 +20,13 @@ use core::ops::Range;
 
 use gptrickle_core::source::{self, Cause, Reach, Source};
 
-use super::block::{self, BLOCK, BlockDevice};
+use super::block::{BLOCK, BlockDevice, Card, Persistent};
 use super::fat::{self, File};
 use super::{Error, Storage};
 
 /// A block device with a model on it, and the two buffers its blocks are read into.
 pub struct Disk<D> {
-    device: D,
+    device: Persistent<D>,
     slots: [Slot; 2],
     capacity: u32, // blocks a buffer holds
     lent: usize,   // the slot last lent from
@@ -42,11 +42,13 @@ struct Slot {
     hinted: bool,           // read after a hint, and not yet lent from
 }
 
-/// A read under way: its slot will hold the blocks `kept`, and those after it up to `end`.
+/// A read under way: its slot will hold the blocks `kept`, and those after it up to `end`; and once it has ended, those up
+/// to `wanted`, which lie elsewhere on the device.
 struct Started {
     slot: usize,
     kept: Range<u32>,
     end: u32,
+    wanted: u32,
 }
 
 /// What was read from a device; a command sent again after a failure counts once.
@@ -67,12 +69,26 @@ impl<D: BlockDevice> Disk<D> {
         let capacity = buffers[0].len().min(buffers[1].len()) / BLOCK;
         assert!(capacity >= 2, "a buffer holds at least two blocks");
         let slots = buffers.map(|buf| Slot { buf: &mut buf[..capacity * BLOCK], held: 0..0, hinted: false });
-        Disk { device, slots, capacity: capacity as u32, lent: 0, started: None, hinted: None, reads: Reads::default() }
+        Disk {
+            device: Persistent::new(device),
+            slots,
+            capacity: capacity as u32,
+            lent: 0,
+            started: None,
+            hinted: None,
+            reads: Reads::default(),
+        }
     }
 
     /// What was read so far, but for the search for the file.
     pub fn reads(&self) -> Reads {
         self.reads
+    }
+
+    /// What it reads from.
+    #[cfg(test)]
+    pub(super) fn device(&mut self) -> &mut D {
+        self.device.device()
     }
 
     /// The slot that holds all of `want`.
@@ -89,17 +105,27 @@ impl<D: BlockDevice> Disk<D> {
         }
     }
 
-    /// Waits for a read under way. One that failed leaves its blocks out; asking for them reads them anew.
-    fn settle(&mut self) {
-        let Some(Started { slot, kept, end }) = self.started.take() else { return };
+    /// Waits for a read under way. One that failed leaves its blocks out; asking for them reads them anew. Says what of
+    /// the hint is still missing: in which slot, and up to where.
+    fn settle(&mut self) -> Option<(usize, u32)> {
+        let Started { slot: index, kept, end, wanted } = self.started.take()?;
         let (buf, result) = self.device.finish().expect("it was started");
-        let slot = &mut self.slots[slot];
+        let slot = &mut self.slots[index];
         slot.buf = buf;
         slot.held = kept;
         if result.is_ok() {
             self.reads.commands += 1;
             self.reads.blocks += u64::from(end - slot.held.end);
             slot.held.end = end;
+        }
+        (result.is_ok() && end < wanted).then_some((index, wanted))
+    }
+
+    /// Waits until all of a hint is there: what is read out of order is asked for in either of its pieces, and would be
+    /// read again if the next hint took its place.
+    fn complete(&mut self, file: &File) {
+        while let Some((slot, wanted)) = self.settle() {
+            self.go_on(file, slot, wanted);
         }
     }
 
@@ -135,7 +161,7 @@ impl<D: BlockDevice> Disk<D> {
         while held.end < want.end {
             let (lba, blocks) = locate(file, held.end..want.end);
             let at = held.len() * BLOCK;
-            block::read(&mut self.device, lba, &mut buf[at..at + blocks as usize * BLOCK])?;
+            self.device.read(lba, &mut buf[at..at + blocks as usize * BLOCK])?;
             held.end += blocks;
             self.reads.commands += 1;
             self.reads.blocks += u64::from(blocks);
@@ -152,20 +178,24 @@ impl<D: BlockDevice> Disk<D> {
         }
     }
 
-    /// Starts to read what is missing of `want`, up to where the file's next extent begins.
+    /// Starts to read what is missing of `want`.
     fn start(&mut self, file: &File, want: &Range<u32>) {
         let index = self.turn(want.start);
-        let slot = &mut self.slots[index];
-        if slot.held.end >= want.end {
-            return;
+        if self.slots[index].held.end < want.end {
+            self.go_on(file, index, want.end);
         }
-        let (lba, blocks) = locate(file, slot.held.end..want.end);
+    }
+
+    /// Starts to read what follows in a slot, up to `wanted` or to where the file's next extent begins.
+    fn go_on(&mut self, file: &File, index: usize, wanted: u32) {
+        let slot = &mut self.slots[index];
+        let (lba, blocks) = locate(file, slot.held.end..wanted);
         let at = slot.held.len() * BLOCK;
         match self.device.start(lba, mem::take(&mut slot.buf), at..at + blocks as usize * BLOCK) {
             Ok(()) => {
                 let kept = mem::replace(&mut slot.held, 0..0);
                 slot.hinted = true;
-                self.started = Some(Started { slot: index, end: kept.end + blocks, kept });
+                self.started = Some(Started { slot: index, end: kept.end + blocks, wanted, kept });
             }
             Err(buf) => slot.buf = buf,
         }
@@ -201,7 +231,7 @@ impl<D: BlockDevice> Storage for Disk<D> {
             slot.held = 0..0;
             slot.hinted = false;
         }
-        let blocks = self.device.connect()?;
+        let Card { blocks, .. } = self.device.connect()?;
         let file = fat::find(&mut self.device, blocks)?;
         Ok(FileSource { disk: self, file })
     }
@@ -217,6 +247,12 @@ impl<D: BlockDevice> FileSource<'_, D> {
     /// What was read so far, but for the search for the file.
     pub fn reads(&self) -> Reads {
         self.disk.reads()
+    }
+
+    /// What it is read from.
+    #[cfg(test)]
+    pub(super) fn device(&mut self) -> &mut D {
+        self.disk.device()
     }
 
     /// The blocks that cover a chunk, if it can be lent.
@@ -248,7 +284,7 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
         }
         let disk = &mut *self.disk;
         if disk.holding(&want).is_none() {
-            disk.settle();
+            disk.complete(&self.file);
         }
         let slot = match disk.holding(&want) {
             Some(slot) => slot,
@@ -269,7 +305,7 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
             (bytes(held.start)..end).contains(&offset).then(|| (end - offset).min(len as u64) as usize)
         };
         let here = within(&disk.slots[disk.lent].held);
-        let started = disk.started.as_ref().map(|started| started.kept.start..started.end);
+        let started = disk.started.as_ref().map(|started| started.kept.start..started.wanted);
         let other = Some(&disk.slots[1 - disk.lent].held);
         let ahead = other.into_iter().chain(&started).chain(&disk.hinted).filter_map(within).max();
         match (here, ahead) {
@@ -291,10 +327,10 @@ impl<D: BlockDevice> Source for FileSource<'_, D> {
             return;
         }
         if let Some(started) = &disk.started {
-            if covers(&(started.kept.start..started.end), &want) {
+            if covers(&(started.kept.start..started.wanted), &want) {
                 return;
             }
-            disk.settle();
+            disk.complete(&self.file);
         }
         if disk.holding(&want).is_none() {
             disk.start(&self.file, &want);
@@ -310,7 +346,8 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
-    use super::super::ram::{CODE, Ram, buffers, pattern, put, volume};
+    use super::super::block::TRIES;
+    use super::super::ram::{CODE, Ram, buffers, pattern, put, put_in_turn, volume};
     use super::*;
 
     /// A disk with buffers of 8 blocks and a model in one or more pieces, a cluster of another file after each.
@@ -407,7 +444,7 @@ mod tests {
             }
         }
         disk.settle();
-        (disk.reads(), disk.device.sent)
+        (disk.reads(), disk.device().sent.clone())
     }
 
     #[test]
@@ -436,6 +473,10 @@ mod tests {
 
     /// Multiplies three matrices that fill a file, as a pass does, and says what was read.
     fn multiplied<const BACKGROUND: bool>(data: &[u8], pieces: usize, cols: usize) -> Reads {
+        passed(disk::<BACKGROUND>(data, pieces), data, cols)
+    }
+
+    fn passed<const BACKGROUND: bool>(mut disk: Disk<Ram<BACKGROUND>>, data: &[u8], cols: usize) -> Reads {
         let rows = data.len() / (cols * 4);
         let matrix = |from: usize, to: usize| {
             let at = (from * cols * 4) as u64;
@@ -457,7 +498,6 @@ mod tests {
             }
             bits
         };
-        let mut disk = disk::<BACKGROUND>(data, pieces);
         let mut source = disk.open().unwrap();
         assert_eq!(products(&mut source), products(&mut &data[..]));
         disk.settle();
@@ -484,12 +524,52 @@ mod tests {
     }
 
     #[test]
+    fn pieces_cost_commands_and_no_block_twice() {
+        let row = 96 * 4;
+        let data: Vec<u8> = (0..200 * BLOCK as u32 / 4).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let data = &data[..data.len() / row * row];
+        let blocks = data.len().div_ceil(BLOCK) as u64;
+        for clusters in [7, 11, 16, 40] {
+            let mut bytes = volume(Fat16);
+            put_in_turn(&mut bytes, &[("model.gguf", data), ("other", &vec![7; data.len()])], clusters);
+            // Buffers that hold less than a piece, a bit more, and several.
+            for buffer in [4, 8, 13, 25, 60] {
+                let disk = Disk::new(Ram::<true>::new(bytes.clone()), buffers(buffer));
+                assert_eq!(passed(disk, data, 96).blocks, blocks, "{clusters} a piece, {buffer} a buffer, hints");
+                let disk = Disk::new(Ram::<false>::new(bytes.clone()), buffers(buffer));
+                assert_eq!(passed(disk, data, 96).blocks, blocks, "{clusters} a piece, {buffer} a buffer");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stretch_read_out_of_order_is_read_once_wherever_it_lies() {
+        let data = pattern(64 * BLOCK);
+        let mut bytes = volume(Fat16);
+        // Pieces end in the middle of stretches of 7 blocks.
+        put_in_turn(&mut bytes, &[("model.gguf", &data), ("other", &data)], 5);
+        let mut disk = Disk::new(Ram::<true>::new(bytes), buffers(8));
+        let mut source = disk.open().unwrap();
+        let stretch = |i: usize| (i * 7 * BLOCK, 7 * BLOCK);
+        let hint = |source: &mut FileSource<'_, _>, i| source.prefetch(stretch(i).0 as u64, stretch(i).1);
+        hint(&mut source, 0);
+        for i in 0..9 {
+            hint(&mut source, i + 1);
+            for at in (0..7).rev().map(|block| stretch(i).0 + block * BLOCK) {
+                assert_eq!(source.chunk(at as u64, BLOCK), Ok(&data[at..at + BLOCK]));
+            }
+        }
+        disk.settle();
+        assert_eq!(disk.reads().blocks, 9 * 7);
+    }
+
+    #[test]
     fn a_failing_read_is_tried_again_and_then_told() {
         let data = pattern(20 * BLOCK);
         let fail = |times, hint: bool| {
             let mut disk = disk::<true>(&data, 1);
             let first = disk.open().unwrap().file.extents()[0].lba;
-            disk.device.bad = (first + 10, times);
+            disk.device().bad = (first + 10, times);
             let mut source = disk.open().unwrap();
             source.chunk(0, 3000).unwrap();
             if hint {
@@ -498,15 +578,15 @@ mod tests {
             let result = source.chunk(4096, 3000).map(|chunk| assert_eq!(chunk, &data[4096..7096]));
             // It goes on with other blocks, and with these when they can be read again.
             assert_eq!(source.chunk(0, 3000), Ok(&data[..3000]));
-            source.disk.device.bad.1 = 0;
+            source.device().bad.1 = 0;
             assert_eq!(source.chunk(4096, 3000), Ok(&data[4096..7096]));
             result
         };
         let told = Err(source::Error { offset: 4096, len: 3000, cause: Cause::Device(CODE) });
-        assert_eq!(fail(block::TRIES - 1, false), Ok(()));
-        assert_eq!(fail(block::TRIES, false), told);
-        assert_eq!(fail(block::TRIES, true), Ok(()));
-        assert_eq!(fail(block::TRIES + 1, true), told);
+        assert_eq!(fail(TRIES - 1, false), Ok(()));
+        assert_eq!(fail(TRIES, false), told);
+        assert_eq!(fail(TRIES, true), Ok(()));
+        assert_eq!(fail(TRIES + 1, true), told);
     }
 
     #[test]

@@ -20,7 +20,7 @@
 use core::ops::{ControlFlow, Range};
 
 use super::Error;
-use super::block::{self, BLOCK, BlockDevice};
+use super::block::{BLOCK, BlockDevice};
 
 /// The most runs of blocks a model's file may lie in.
 pub const MAX_EXTENTS: usize = 32;
@@ -290,7 +290,7 @@ fn is_boot_sector(block: &[u8; BLOCK]) -> bool {
 }
 
 fn read<D: BlockDevice>(device: &mut D, lba: u32, buf: &mut [u8; BLOCK]) -> Result<(), Error> {
-    block::read(device, lba, buf).map_err(Error::Device)
+    device.read(lba, buf).map_err(Error::Device)
 }
 
 fn le16(bytes: &[u8], at: usize) -> u16 {
@@ -307,6 +307,7 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    use super::super::block::{Persistent, TRIES};
     use super::super::ram::{CODE, Ram, pattern, put, volume};
     use super::*;
 
@@ -496,10 +497,11 @@ mod tests {
     #[test]
     fn a_failing_block_is_tried_again_and_then_told() {
         let bytes = model(Fat16, &pattern(BLOCK));
-        for (times, result) in [(block::TRIES - 1, Ok(())), (block::TRIES, Err(Error::Device(CODE)))] {
+        for (times, result) in [(TRIES - 1, Ok(())), (TRIES, Err(Error::Device(CODE)))] {
             let mut ram = Ram::<false>::new(bytes.clone());
-            let blocks = ram.blocks();
             ram.bad = (0, times);
+            let mut ram = Persistent::new(ram);
+            let blocks = ram.connect().unwrap().blocks;
             assert_eq!(find(&mut ram, blocks).map(|_| ()), result);
         }
     }

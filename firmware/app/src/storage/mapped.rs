@@ -13,12 +13,14 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// The `len` bytes from `start` on are a model, if `len` is neither 0 nor over `have`.
+    /// The `len` bytes from `start` on are a model, if `len` is neither 0 nor over `have`; nor all ones, as in a flash that
+    /// nobody has written.
     ///
     /// # Safety
     /// `have` bytes from `start` on can be read, and the first `len` of them are never written again.
     pub unsafe fn at(start: *const u8, have: usize, len: u64) -> Self {
         let model = match usize::try_from(len) {
+            _ if len == u64::MAX => Err(Error::NotLoaded),
             Ok(0) => Err(Error::NotLoaded),
             // SAFETY: the caller says that these bytes can be read and stay as they are.
             Ok(len) if len <= have => Ok(unsafe { slice::from_raw_parts(start, len) }),
@@ -53,6 +55,7 @@ mod tests {
         assert_eq!(open(3), Ok(&REGION[..3]));
         assert_eq!(open(0), Err(Error::NotLoaded));
         assert_eq!(open(5), Err(Error::BeyondMemory { len: 5, have: 4 }));
-        assert_eq!(open(u64::MAX), Err(Error::BeyondMemory { len: u64::MAX, have: 4 }));
+        assert_eq!(open(u64::MAX), Err(Error::NotLoaded));
+        assert_eq!(open(1 << 40), Err(Error::BeyondMemory { len: 1 << 40, have: 4 }));
     }
 }

@@ -9,9 +9,11 @@ pub mod host_file;
 pub mod mapped;
 #[cfg(test)]
 mod ram;
+pub mod sd_host;
 pub mod sd_spi;
 #[cfg(feature = "virtio")]
 pub mod virtio;
+pub mod watched;
 
 use core::fmt;
 use gptrickle_core::source::Source;

@@ -9,7 +9,7 @@ use std::vec::Vec;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions, format_volume};
 
 use super::Error;
-use super::block::{BLOCK, BlockDevice};
+use super::block::{BLOCK, BlockDevice, Card};
 
 /// The code of a failure.
 pub(super) const CODE: i32 = -5;
@@ -19,14 +19,26 @@ pub(super) struct Ram<const BACKGROUND: bool> {
     /// Each command sent: its first block, and how many.
     pub(super) sent: Vec<Range<u32>>,
     /// A command for this block fails, so often.
-    pub(super) bad: (u32, usize),
+    pub(super) bad: (u32, u32),
+    /// What is in the slot: `None` is no card.
+    id: Option<u128>,
+    /// The card there has been brought up.
+    up: bool,
+    /// Microseconds it was left alone for, each time.
+    pub(super) pauses: Vec<u32>,
     started: Option<(u32, &'static mut [u8], Range<usize>)>,
 }
 
 impl<const BACKGROUND: bool> Ram<BACKGROUND> {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         assert_eq!(bytes.len() % BLOCK, 0);
-        Ram { bytes, sent: Vec::new(), bad: (0, 0), started: None }
+        Ram { bytes, sent: Vec::new(), bad: (0, 0), id: Some(1), up: true, pauses: Vec::new(), started: None }
+    }
+
+    /// Takes the card out, or puts one in: that of this number.
+    pub(super) fn swap(&mut self, id: Option<u128>) {
+        self.id = id;
+        self.up = false;
     }
 
     pub(super) fn blocks(&self) -> u32 {
@@ -37,8 +49,10 @@ impl<const BACKGROUND: bool> Ram<BACKGROUND> {
 impl<const BACKGROUND: bool> BlockDevice for Ram<BACKGROUND> {
     const BACKGROUND: bool = BACKGROUND;
 
-    fn connect(&mut self) -> Result<u32, Error> {
-        Ok(self.blocks())
+    fn connect(&mut self) -> Result<Card, Error> {
+        let id = self.id.ok_or(Error::NoCard)?;
+        self.up = true;
+        Ok(Card { blocks: self.blocks(), id })
     }
 
     fn read(&mut self, lba: u32, buf: &mut [u8]) -> Result<(), i32> {
@@ -46,6 +60,9 @@ impl<const BACKGROUND: bool> BlockDevice for Ram<BACKGROUND> {
         assert!(self.started.is_none(), "one command at a time");
         let end = lba + (buf.len() / BLOCK) as u32;
         self.sent.push(lba..end);
+        if !self.up {
+            return Err(CODE);
+        }
         if (lba..end).contains(&self.bad.0) && self.bad.1 > 0 {
             self.bad.1 -= 1;
             buf.fill(0xee);
@@ -70,6 +87,10 @@ impl<const BACKGROUND: bool> BlockDevice for Ram<BACKGROUND> {
         let result = self.read(lba, &mut buf[at]);
         Some((buf, result))
     }
+
+    fn pause(&mut self, us: u32) {
+        self.pauses.push(us);
+    }
 }
 
 /// Buffers of so many blocks each.
@@ -92,10 +113,15 @@ pub(super) fn volume(fat: FatType) -> Vec<u8> {
 
 /// Puts files onto a volume, all at once and a cluster each in turn: more than one file lie in pieces.
 pub(super) fn put(volume: &mut Vec<u8>, files: &[(&str, &[u8])]) {
+    put_in_turn(volume, files, 1);
+}
+
+/// Likewise, so many clusters each in turn.
+pub(super) fn put_in_turn(volume: &mut Vec<u8>, files: &[(&str, &[u8])], clusters: usize) {
     let fs = FileSystem::new(Cursor::new(volume), FsOptions::new()).unwrap();
     let root = fs.root_dir();
     let mut open: Vec<_> =
-        files.iter().map(|(name, data)| (root.create_file(name).unwrap(), data.chunks(BLOCK))).collect();
+        files.iter().map(|(name, data)| (root.create_file(name).unwrap(), data.chunks(clusters * BLOCK))).collect();
     let mut wrote = true;
     while wrote {
         wrote = false;

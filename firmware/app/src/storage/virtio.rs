@@ -14,7 +14,7 @@ use virtio_drivers::transport::{DeviceType, Transport};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 use super::Error;
-use super::block::BlockDevice;
+use super::block::{BlockDevice, CONTROLLER, Card, TIMEOUT};
 
 /// Where a machine keeps its virtio devices: so many windows of registers, one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -73,24 +73,25 @@ impl VirtioDisk {
 impl BlockDevice for VirtioDisk {
     const BACKGROUND: bool = true;
 
-    fn connect(&mut self) -> Result<u32, Error> {
+    fn connect(&mut self) -> Result<Card, Error> {
         let disk = match self.disk.take() {
             Some(disk) => disk,
             None => self.find()?,
         };
         if self.messages.is_none() {
-            let messages = pages(1).ok_or(Error::Device(DRIVER))?.cast::<Messages>();
+            let messages = pages(1).ok_or(Error::Device(CONTROLLER))?.cast::<Messages>();
             // SAFETY: a page is large enough, aligned, and ours.
             unsafe { messages.write(Messages { request: BlkReq::default(), response: BlkResp::default() }) };
             self.messages = Some(messages);
         }
         let blocks = disk.capacity();
         self.disk = Some(disk);
-        Ok(blocks.try_into().unwrap_or(u32::MAX))
+        // Nobody takes the emulator's disk out.
+        Ok(Card { blocks: blocks.try_into().unwrap_or(u32::MAX), id: 0 })
     }
 
     fn read(&mut self, lba: u32, buf: &mut [u8]) -> Result<(), i32> {
-        let disk = self.disk.as_mut().ok_or(NOT_CONNECTED)?;
+        let disk = self.disk.as_mut().ok_or(TIMEOUT)?;
         disk.read_blocks(lba as usize, buf).map_err(code)
     }
 
@@ -132,16 +133,13 @@ fn wait(disk: &mut VirtIOBlk<Identity, MmioTransport<'static>>, token: u16) {
     }
 }
 
-const NOT_CONNECTED: i32 = -1;
-const DRIVER: i32 = -2;
-
-/// The status that a virtio disk answers with; [`DRIVER`] for trouble on this side.
+/// The status that a virtio disk answers with; [`CONTROLLER`] for trouble on this side.
 fn code(error: virtio_drivers::Error) -> i32 {
     match error {
         virtio_drivers::Error::IoError => 1,
         virtio_drivers::Error::Unsupported => 2,
         virtio_drivers::Error::NotReady => 3,
-        _ => DRIVER,
+        _ => CONTROLLER,
     }
 }
 

@@ -81,6 +81,7 @@ impl Board for Riscv64Virt {
     }
 }
 
+/// Where riscv-rt hands over.
 #[entry]
 fn main(_hart: usize, device_tree: usize) -> ! {
     unsafe extern "C" {

@@ -7,6 +7,8 @@
 use core::arch::asm;
 use core::hint;
 
+use gptrickle_firmware::storage::block::{CONTROLLER, TIMEOUT};
+
 use crate::micros;
 
 /// Bytes that share a line of the cache: memory that the controller writes to starts and ends on a multiple of it.
@@ -34,10 +36,6 @@ const REGISTERS: u32 = 0x7e00_0000;
 
 /// No transfer takes longer.
 const PATIENCE_US: u64 = 500_000;
-
-/// Codes of failures, beside the card controller's own.
-const FAILED: i32 = -3;
-const LATE: i32 = -4;
 
 /// What a channel is told, read by it from memory.
 #[repr(C, align(64))]
@@ -117,9 +115,9 @@ impl Dma {
         let start = micros();
         let result = loop {
             match self.get(STATUS) {
-                status if status & ERROR != 0 => break Err(FAILED),
+                status if status & ERROR != 0 => break Err(CONTROLLER),
                 status if status & ACTIVE == 0 => break Ok(()),
-                _ if micros() - start > PATIENCE_US => break Err(LATE),
+                _ if micros() - start > PATIENCE_US => break Err(TIMEOUT),
                 _ => hint::spin_loop(),
             }
         };
@@ -132,7 +130,7 @@ impl Dma {
 }
 
 /// Writes the cache's lines of this memory back, and drops them.
-fn write_back(start: *const u8, len: usize) {
+pub(crate) fn write_back(start: *const u8, len: usize) {
     for line in (0..len).step_by(CACHE_LINE) {
         // SAFETY: this changes no value that the processor sees.
         unsafe { asm!("dc civac, {}", in(reg) start.wrapping_add(line), options(nostack)) };

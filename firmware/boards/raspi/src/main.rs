@@ -1,21 +1,25 @@
-//! Raspberry Pi 3, without an operating system: Cortex-A53, the model on the SD card, the arena in the 1 GiB of RAM.
+//! Raspberry Pi 3, Zero 2 W and 4, without an operating system: four Cortex-A53 or A72, the model on the SD card, the arena
+//! in RAM.
 //!
 //! ```text
-//! 0x0000_0000  RAM             0x0008_0000: image, stack, buffers, arena │ … │ 0x3b40_0000: graphics
+//! 0x0000_0000  RAM             0x0008_0000: image, stack, buffers, arena │ … │ 436 MiB, on the smallest of them
 //! 0x3f00_3000  system timer    clock, 1 MHz
 //! 0x3f00_7000  DMA             carries the card's blocks
 //! 0x3f20_0000  GPIO            which pins are the console's and the card's
 //! 0x3f20_1000  PL011 UART      console, on the header's pins 8 and 10
 //! 0x3f30_0000  SDHCI           the card
+//! 0x3f34_0000  SDHCI           the card of a Raspberry Pi 4
 //! ```
 //!
-//! The emulator ends by semihosting. Target `aarch64-unknown-none` with `-C target-feature=-strict-align`: with MMU and
+//! On a Raspberry Pi 4 the registers lie 0xbf00_0000 higher; the page table shows them here.
+//!
+//! The emulator ends by semihosting; a board stands still. Target `aarch64-unknown-none` with `-C target-feature=-strict-align`: with MMU and
 //! caches on, unaligned loads are fine, and without them the kernels run at a sixth of their speed. The emulator takes
 //! a card whose size is a power of 2.
 //!
 //! ```text
 //! qemu-system-aarch64 -machine raspi3b -display none -serial stdio -monitor none -semihosting \
-//!     -drive file=IMAGE,if=sd,format=raw -kernel gptrickle-raspi3b
+//!     -drive file=IMAGE,if=sd,format=raw -kernel gptrickle-raspi
 //! ```
 
 #![no_std]
@@ -23,17 +27,21 @@
 #![allow(unsafe_code)]
 
 mod dma;
+mod helpers;
 mod sdhci;
 
 use core::arch::{asm, global_asm};
+use core::ops::RangeInclusive;
 use core::panic::PanicInfo;
 
 use aarch64_rt::{DEFAULT_MAIR, DEFAULT_SCTLR, DEFAULT_TCR, ExceptionHandlers, InitialPagetable, RegisterStateRef};
 use aarch64_rt::{entry, exception_handlers, initial_pagetable};
 use gptrickle_firmware::stack::Stack;
+use gptrickle_firmware::storage::block::BlockDevice;
 use gptrickle_firmware::storage::disk::Disk;
+use gptrickle_firmware::storage::sd_host::SdHost;
 use gptrickle_firmware::uart::pl011::Pl011;
-use gptrickle_firmware::{Board, panic_line, run};
+use gptrickle_firmware::{Board, Team, panic_line, run};
 use semihosting::process;
 use static_cell::ConstStaticCell;
 
@@ -49,6 +57,10 @@ const GPIO: usize = 0x3f20_0000;
 const UART: usize = 0x3f20_1000;
 const UART_CLOCK_HZ: u32 = 48_000_000;
 const SDHCI: usize = 0x3f30_0000;
+/// At most.
+const SDHCI_HZ: u32 = 250_000_000;
+const SDHCI_PI_4: usize = 0x3f34_0000;
+const SDHCI_PI_4_HZ: u32 = 100_000_000;
 
 /// As much as GPT-2 XL needs for half its context in f16; more would only take longer to clear.
 static ARENA: ConstStaticCell<[u8; 256 << 20]> = ConstStaticCell::new([0; 256 << 20]);
@@ -84,15 +96,23 @@ initial_pagetable!(
     TCR
 );
 
-global_asm!(include_str!("boot.s"));
+global_asm!(
+    include_str!("boot.s"),
+    table = sym INITIAL_PAGETABLE,
+    registers = const REGISTERS,
+    moved = const 0xfe00_0000u32 - REGISTERS as u32,
+    stacks = sym helpers::STACKS,
+    stack = const helpers::STACK,
+    serve = sym helpers::serve,
+);
 
-struct Raspi3b {
+struct Raspi {
     uart: Pl011,
     stack: Stack,
 }
 
-impl Board for Raspi3b {
-    const NAME: &'static str = "raspi3b";
+impl Board for Raspi {
+    const NAME: &'static str = "raspi";
 
     fn read(&mut self) -> Option<u8> {
         self.uart.read()
@@ -108,6 +128,10 @@ impl Board for Raspi3b {
 
     fn stack_used(&self) -> usize {
         self.stack.used()
+    }
+
+    fn team(&self) -> &'static dyn Team {
+        &helpers::CORES
     }
 
     fn exit(&mut self, code: i32) -> ! {
@@ -127,24 +151,46 @@ fn main(_: u64, _: u64, _: u64, _: u64) -> ! {
     unsafe { asm!("msr fpcr, xzr", options(nomem, nostack)) };
     // SAFETY: between these two of aarch64-rt's symbols lies the stack, and the other cores sleep.
     let stack = unsafe { Stack::paint(&raw mut boot_stack_begin, &raw mut boot_stack_end) };
-    pins();
-    let board = Raspi3b { uart: uart(), stack };
-
-    // SAFETY: the controllers are there, and nothing else uses them.
-    let card = unsafe { Sdhci::new(SDHCI, Dma::new(DMA, DMA_CHANNEL, CONTROL.take())) };
-    let disk = Disk::new(card, BUFFERS.take().each_mut().map(|buf| buf.0.as_mut_slice()));
+    // Function 0.
+    pins(14..=15, 0b100);
+    let board = Raspi { uart: uart(), stack };
+    helpers::call();
+    let disk = Disk::new(card(), BUFFERS.take().each_mut().map(|buf| buf.0.as_mut_slice()));
 
     run(board, disk, ARENA.take())
 }
 
-/// Gives pins 14 and 15 to the UART (function 0: 0b100), 48 to 53 to the card's controller (function 3: 0b111).
-fn pins() {
-    for (pins, function) in [(14..=15, 0b100), (48..=53, 0b111)] {
-        for pin in pins {
-            let (register, shift) = ((GPIO + pin / 10 * 4) as *mut u32, pin % 10 * 3);
-            // SAFETY: the GPIO's function registers, ten pins each; nothing else uses them.
-            unsafe { register.write_volatile(register.read_volatile() & !(0b111 << shift) | function << shift) };
+/// The card's controller: a Raspberry Pi 4 has one of its own for it, with its own pins, without a way to the DMA. The one
+/// of a 3 is there too, and QEMU has the card in it.
+fn card() -> SdHost<Sdhci> {
+    if is_pi_4() {
+        // SAFETY: the controller is there, and nothing else uses it.
+        let mut card = SdHost::new(unsafe { Sdhci::new(SDHCI_PI_4, SDHCI_PI_4_HZ, None) });
+        if card.connect().is_ok() {
+            return card;
         }
+    }
+    // Function 3.
+    pins(48..=53, 0b111);
+    // SAFETY: the controllers are there, and nothing else uses them.
+    SdHost::new(unsafe { Sdhci::new(SDHCI, SDHCI_HZ, Some(Dma::new(DMA, DMA_CHANNEL, CONTROL.take()))) })
+}
+
+/// Whether the cores are those of a Raspberry Pi 4.
+fn is_pi_4() -> bool {
+    const CORTEX_A72: u64 = 0xd08;
+    let midr: u64;
+    // SAFETY: this register can be read at any time.
+    unsafe { asm!("mrs {}, midr_el1", out(reg) midr, options(nomem, nostack)) };
+    midr >> 4 & 0xfff == CORTEX_A72
+}
+
+/// Gives pins a function.
+fn pins(pins: RangeInclusive<usize>, function: u32) {
+    for pin in pins {
+        let (register, shift) = ((GPIO + pin / 10 * 4) as *mut u32, pin % 10 * 3);
+        // SAFETY: the GPIO's function registers, ten pins each; nothing else uses them.
+        unsafe { register.write_volatile(register.read_volatile() & !(0b111 << shift) | function << shift) };
     }
 }
 
@@ -166,12 +212,28 @@ fn uart() -> Pl011 {
     unsafe { Pl011::new(UART, UART_CLOCK_HZ, 115_200) }
 }
 
+/// What the emulator takes for a call, and a board does not know: `hlt #0xf000`.
+const SEMIHOSTING_CALL: u32 = 0xd45e_0000;
+
+/// On a board nobody hears that the program has ended.
+fn halt() -> ! {
+    uart().write(b"# halted: switch it off and on to start anew\n");
+    loop {
+        // SAFETY: it waits, with interrupts masked.
+        unsafe { asm!("wfi", options(nomem, nostack)) };
+    }
+}
+
 struct Exceptions;
 
 exception_handlers!(Exceptions);
 
 impl ExceptionHandlers for Exceptions {
     extern "C" fn sync_current(state: RegisterStateRef<'_>) {
+        // SAFETY: the instruction that did not go well has been read before.
+        if unsafe { (state.elr as *const u32).read() } == SEMIHOSTING_CALL {
+            halt();
+        }
         let (syndrome, address): (u64, u64);
         // SAFETY: these registers can be read at any time.
         unsafe {
