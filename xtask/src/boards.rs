@@ -220,7 +220,7 @@ pub(crate) const BOARDS: &[Board] = &[
         kernel: "dsp",
         room: Room::Apart { flash: 1 << 20, ram: 512 << 10 },
         runs: Runs::Flashed { chip: "STM32H747XIHx" },
-        fits: "GPT-2 medium, context 256 (planned)",
+        fits: "DistilGPT2, context 886 (planned)",
     },
     Board {
         name: "pico-plus-2",
@@ -234,7 +234,7 @@ pub(crate) const BOARDS: &[Board] = &[
         kernel: "dsp",
         room: Room::Apart { flash: 1 << 20, ram: 512 << 10 },
         runs: Runs::Flashed { chip: "RP235x" },
-        fits: "DistilGPT2, context 256 (planned)",
+        fits: "DistilGPT2, context 203 (planned)",
     },
     Board {
         name: "stm32n6570-dk",
@@ -247,7 +247,7 @@ pub(crate) const BOARDS: &[Board] = &[
         kernel: "helium",
         room: Room::Apart { flash: 768 << 10, ram: 256 << 10 },
         runs: Runs::Flashed { chip: "STM32N657" },
-        fits: "DistilGPT2, context 1024 (planned)",
+        fits: "DistilGPT2, context 886 (planned)",
     },
     Board {
         name: "esp32-p4-function-ev",
@@ -260,7 +260,7 @@ pub(crate) const BOARDS: &[Board] = &[
         // Code in flash, as the boot loader maps it.
         room: Room::Apart { flash: 16 << 20, ram: 768 << 10 },
         runs: Runs::Flashed { chip: "esp32p4" },
-        fits: "DistilGPT2, context 1024 (planned)",
+        fits: "DistilGPT2, context 886 (planned)",
     },
     Board {
         name: "rpi3",

@@ -93,7 +93,11 @@ fn json(board: &Board, model: &Path) -> Result<Result<Value, String>> {
     let output = command(board, model).arg("--json").output().context("cannot start gptrickle")?;
     match serde_json::from_slice(&output.stdout) {
         Ok(plan) => Ok(Ok(plan)),
-        Err(_) => Ok(Err(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned())),
+        Err(_) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let line = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            Ok(Err(line.trim_start_matches(&format!("{}: ", model.display())).to_owned()))
+        }
     }
 }
 
