@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use crate::card_reads;
 use crate::checks;
 use crate::faults;
 use crate::firmware;
+use crate::panics::Places as Panics;
 use crate::parity;
 use crate::process::{self, root};
 use crate::setup;
@@ -80,6 +81,7 @@ fn firmware(report: &mut Report, boards: &[&'static Board]) {
         });
         report.step(&format!("{} clippy", board.name), || firmware_clippy(board));
     }
+    report.step("panicking paths", || panicking_paths(&built));
     report.step("host binary", || one(parity::build_host()));
     let mut full_size = Vec::new();
     report.step("models of full size", || {
@@ -170,6 +172,12 @@ fn bare_metal(host_only: bool) -> Result<Outcome> {
     eprintln!("xtask: {}", toolchain.describe());
     let mut cargo = toolchain.cargo("build", BARE_METAL, Library::Core, &[]);
     one(process::run(cargo.current_dir(root()).args(["--release", "--package", "gptrickle-core"])))
+}
+
+/// No path through the core of any firmware leads to a panic.
+fn panicking_paths(built: &[(&Board, PathBuf)]) -> Result<Outcome> {
+    built.iter().try_for_each(|(board, elf)| Panics::of(elf)?.none_in_core().context(board.name))?;
+    Ok(Outcome::passed(built.len()))
 }
 
 fn firmware_clippy(board: &Board) -> Result<Outcome> {

@@ -11,6 +11,8 @@
 
 use core::ops::Range;
 
+use crate::part::item;
+
 use super::iq4_nl::steps;
 use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
@@ -28,8 +30,8 @@ const QS: Range<usize> = 8..BYTES;
 fn scales(block: &[u8; BYTES]) -> [i8; 8] {
     let (high, low) = (&block[SCALES_H], &block[SCALES_L]);
     core::array::from_fn(|g| {
-        let low = low[g / 2 % 4] >> (4 * (g % 2)) & 15;
-        let high = high[g / 4 % 2] >> (2 * (g % 4)) & 3;
+        let low = item(low, g / 2) >> (4 * (g % 2)) & 15;
+        let high = item(high, g / 4) >> (2 * (g % 4)) & 3;
         (low | high << 4) as i8 - 32
     })
 }

@@ -538,7 +538,7 @@ impl Slab {
     fn put<const MINIMA: bool>(&mut self, g: usize, group: &Group) {
         self.d[g] = group.d;
         let codes = self.codes[g].iter_mut().zip(&group.codes);
-        codes.enumerate().for_each(|(i, (to, &code))| *to = i16::from(code) * i16::from(group.scales[i / HALF]));
+        codes.enumerate().for_each(|(i, (to, &code))| *to = i16::from(code) * i16::from(group.scales[i / HALF % 2]));
         if MINIMA {
             (self.minima[g], self.m[g]) = (group.minima, group.m);
         }

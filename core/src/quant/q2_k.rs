@@ -27,7 +27,7 @@ const DMIN: Range<usize> = 82..84;
 #[inline(always)]
 pub(super) fn pairs(qs: &[u8], g: usize) -> [i8; GROUP] {
     let mut out = [0; GROUP];
-    for (out, byte) in out.iter_mut().zip(&qs[g / 4 * GROUP..][..GROUP]) {
+    for (out, byte) in out.iter_mut().zip(&qs.as_chunks::<GROUP>().0[g / 4 % 2]) {
         *out = (byte >> (2 * (g % 4)) & 3) as i8;
     }
     out
@@ -53,7 +53,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 /// Group `g` of a block.
 #[inline(always)]
 fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let both = [block[SCALES][2 * g], block[SCALES][2 * g + 1]];
+    let both = block[SCALES].as_chunks::<2>().0[g % 8];
     let (scales, minima) = (both.map(|s| (s & 15) as i8), both.map(|s| s >> 4));
     Group { scales, minima, m: -scale(block, DMIN), ..Group::new(pairs(&block[QS], g), scale(block, D)) }
 }

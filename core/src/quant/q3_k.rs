@@ -64,8 +64,8 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 /// Group `g` of a block.
 #[inline(always)]
 fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let scales = scales(block);
-    Group { scales: [scales[2 * g], scales[2 * g + 1]], ..Group::new(codes(block, g), scale(block, D)) }
+    let scales = scales(block).as_chunks::<2>().0[g % 8];
+    Group { scales, ..Group::new(codes(block, g), scale(block, D)) }
 }
 
 /// The products of rows with activation rows.

@@ -35,7 +35,7 @@ pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
 #[inline(always)]
 pub(super) fn nibbles(qs: &[u8], g: usize) -> [i8; GROUP] {
     let mut out = [0; GROUP];
-    for (out, byte) in out.iter_mut().zip(&qs[g / 2 * GROUP..][..GROUP]) {
+    for (out, byte) in out.iter_mut().zip(&qs.as_chunks::<GROUP>().0[g / 2 % 4]) {
         *out = (byte >> (4 * (g % 2)) & 15) as i8;
     }
     out

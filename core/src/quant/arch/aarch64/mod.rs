@@ -32,6 +32,7 @@ use self::formats::*;
 use self::neon::*;
 use super::super::{Batch, FLOAT_LANES, Format, LANES, SUPER, q8_0};
 use super::{Isa, Kernel, Task};
+use crate::part::{part, part_mut, put};
 
 /// Rows that meet one activation row together.
 const ROWS: usize = 2;
@@ -97,15 +98,16 @@ fn by<M: Multiplier>(format: Format, rows: &[u8], x: &Batch, products: &mut [f32
 
 /// All products, tile by tile.
 fn tiles<M: Multiplier, F: Run>(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    let batch = x.len();
+    let batch = x.len().max(1);
     let n_rows = products.len() / batch;
     let row_bytes = rows.len() / n_rows.max(1);
-    let row = |r: usize| &rows[r * row_bytes..][..row_bytes];
+    let row = |r: usize| part(rows, r * row_bytes..(r + 1) * row_bytes);
     let wide = batch / COLUMNS * COLUMNS;
     for r in 0..n_rows {
         for b in (0..wide).step_by(COLUMNS) {
             let tile = tile::<M, F, 1, COLUMNS>([row(r)], from_fn(|i| Column::of(x, b + i)));
-            products[r * batch + b..][..COLUMNS].copy_from_slice(&tile[0]);
+            let products = part_mut(products, r * batch + b..);
+            products.iter_mut().zip(tile[0]).for_each(|(to, product)| *to = product);
         }
     }
     for b in wide..batch {
@@ -113,10 +115,10 @@ fn tiles<M: Multiplier, F: Run>(rows: &[u8], x: &Batch, products: &mut [f32]) {
         let tall = if F::TWO_ROWS { n_rows / ROWS * ROWS } else { 0 };
         for r in (0..tall).step_by(ROWS) {
             let tile = tile::<M, F, ROWS, 1>(from_fn(|i| row(r + i)), [column]);
-            (0..ROWS).for_each(|i| products[(r + i) * batch + b] = tile[i][0]);
+            (0..ROWS).for_each(|i| put(products, (r + i) * batch + b, tile[i][0]));
         }
         for r in tall..n_rows {
-            products[r * batch + b] = tile::<M, F, 1, 1>([row(r)], [column])[0][0];
+            put(products, r * batch + b, tile::<M, F, 1, 1>([row(r)], [column])[0][0]);
         }
     }
 }
@@ -130,10 +132,10 @@ fn floats<const BYTES: usize>(
     products: &mut [f32],
     load: fn(&[[u8; BYTES]; 16]) -> [F32x4; 4],
 ) {
-    let batch = x.len();
+    let (batch, cols) = (x.len().max(1), x.cols.max(1));
     let weights = rows.as_chunks::<BYTES>().0;
-    for (products, weights) in products.chunks_exact_mut(batch).zip(weights.chunks_exact(x.cols)) {
-        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(x.cols)) {
+    for (products, weights) in products.chunks_exact_mut(batch).zip(weights.chunks_exact(cols)) {
+        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(cols)) {
             let mut lanes = [vdupq_n_f32(0.0); 4];
             let mut add = |w: &[[u8; BYTES]; 16], x: &[f32; 16]| {
                 let x = x.as_chunks().0;
@@ -145,7 +147,7 @@ fn floats<const BYTES: usize>(
             w.iter().zip(x).for_each(|(w, x)| add(w, x));
             if !w_rest.is_empty() {
                 let mut w = [[0; BYTES]; FLOAT_LANES];
-                w[..w_rest.len()].copy_from_slice(w_rest);
+                w.iter_mut().zip(w_rest).for_each(|(to, &weight)| *to = weight);
                 add(&w, &filled(x_rest));
             }
             let [a, b, c, d] = lanes;
@@ -195,13 +197,17 @@ fn tile<M: Multiplier, F: Run, const R: usize, const C: usize>(
     columns: [Column<'_>; C],
 ) -> [[f32; C]; R] {
     let mut lanes = [[[vdupq_n_f32(0.0); 2]; C]; R];
-    let n = rows[0].len() / F::BYTES;
-    let rows = rows.map(|row| row.split_at(n * F::BYTES));
-    let (q, d, sums) = (columns.map(|x| &x.q.0[..n]), columns.map(|x| &x.d.0[..n]), columns.map(|x| &x.sums.0[..n]));
+    // As many runs as there are of all.
+    let n = columns.iter().fold(usize::MAX, |n, x| n.min(x.q.0.len()).min(x.d.0.len()).min(x.sums.0.len()));
+    let n = rows.iter().fold(n, |n, row| n.min(row.len() / F::BYTES));
+    let rows = rows.map(|row| row.split_at((n * F::BYTES).min(row.len())));
     for i in 0..n {
-        // SAFETY: the first part of each row was made to have n runs.
+        // SAFETY: each row and column has n runs.
         let runs = rows.map(|(runs, _)| unsafe { runs.get_unchecked(i * F::BYTES..(i + 1) * F::BYTES) });
-        let x = from_fn(|c| Activations { q: &q[c][i], d: &d[c][i], sums: &sums[c][i] });
+        // SAFETY: likewise.
+        let x = columns.each_ref().map(|x| unsafe {
+            Activations { q: x.q.0.get_unchecked(i), d: x.d.0.get_unchecked(i), sums: x.sums.0.get_unchecked(i) }
+        });
         add_run::<M, F, R, C>(&mut lanes, runs, x);
     }
     if !rows[0].1.is_empty() {
@@ -217,10 +223,10 @@ fn tile<M: Multiplier, F: Run, const R: usize, const C: usize>(
     lanes.map(|lanes| lanes.map(|[low, high]| sum_4_lanes(vaddq_f32(low, high))))
 }
 
-/// `part`, and zeros.
-fn filled<T: Copy + Default, const N: usize>(part: &[T]) -> [T; N] {
+/// `some`, and zeros.
+fn filled<T: Copy + Default, const N: usize>(some: &[T]) -> [T; N] {
     let mut all = [T::default(); N];
-    all[..part.len()].copy_from_slice(part);
+    all.iter_mut().zip(some).for_each(|(to, &value)| *to = value);
     all
 }
 
