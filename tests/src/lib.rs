@@ -3,6 +3,7 @@
 pub mod anatomy;
 pub mod buffered;
 pub mod faulty;
+pub mod fuzzed;
 pub mod gguf_writer;
 pub mod npy;
 pub mod recording;

@@ -1,5 +1,7 @@
 //! Everything about this repository that is more than one cargo command.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::todo))]
+
 mod bench;
 mod boards;
 mod card;
@@ -7,6 +9,7 @@ mod checks;
 mod console;
 mod faults;
 mod firmware;
+mod fuzz;
 mod image;
 mod instructions;
 mod log;
@@ -16,6 +19,7 @@ mod process;
 mod qemu;
 mod setup;
 mod size;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -38,6 +42,9 @@ const EXAMPLES: &str = "Examples:
   cargo xtask qemu --board raspi3b --model distilgpt2.Q4_K_M.gguf    a console; :help lists its commands
   cargo xtask image --board raspi3b --model distilgpt2.Q4_K_M.gguf -o sd.img         a card for it
   cargo xtask size --core --family legacy    what the core takes for Q4_0 to Q8_0, without a board
+  cargo xtask fuzz               what hostile input is turned loose on
+  cargo xtask fuzz model --time 20m    one of these, for so long
+  cargo xtask soak               100,000 tokens, interrupted at random, and 2,000 on an emulated board
   cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn
   cargo xtask bench --board mps2-an500 --type Q4_0 --hot 5       instructions for a multiply-accumulate";
 
@@ -62,6 +69,10 @@ enum Verb {
     Size(size::Options),
     /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
     Bench(bench::Options),
+    /// Turn hostile input loose on a part of the runtime, and say how much was run
+    Fuzz(fuzz::Options),
+    /// Make texts far longer than a context, on the host and on a board, and compare tokens and memory
+    Soak(soak::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
 }
@@ -74,6 +85,8 @@ fn main() -> ExitCode {
         Verb::Image(options) => image::image(&options).map(|()| ExitCode::SUCCESS),
         Verb::Size(options) => size::size(&options).map(|()| ExitCode::SUCCESS),
         Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Fuzz(options) => fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Soak(options) => soak::soak(&options).map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());
             Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use crate::boards::Board;
 use crate::checks::Check;
 use crate::console::Console;
 use crate::image;
-use crate::process::{self, root};
+use crate::process::{self, root, target_dir};
 use crate::qemu::{self, Media};
 
 /// How long a board may be silent: a slow card, and a whole prompt in one pass, on a busy machine.
@@ -169,10 +169,6 @@ fn on_board(board: &Board, elf: &Path, media: &Media, request: Request) -> Resul
 pub(crate) fn build_host() -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     process::run(cargo.args(["build", "--locked", "--package", "gptrickle"]).current_dir(root()))
-}
-
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Models of DistilGPT2's shape with random weights; made once.
