@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ const SLACK_KIB: u64 = 256;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Tokens to make on the host
+    /// Tokens to make on the host; 0 leaves it out
     #[arg(long, default_value_t = 100_000)]
     tokens: usize,
     /// How often the host is interrupted, at random
@@ -37,12 +37,12 @@ pub(crate) struct Options {
     /// The board that makes a text, too
     #[arg(long, default_value = "mps2-an500")]
     board: String,
-    /// Tokens to make on the board
+    /// Tokens to make on the board; 0 leaves it out
     #[arg(long, default_value_t = 2000)]
     board_tokens: usize,
-    /// Leave out the board
-    #[arg(long)]
-    host_only: bool,
+    /// The GGUF file; the demo model if not given
+    #[arg(long, short)]
+    model: Option<PathBuf>,
 }
 
 /// A text, or a part of one.
@@ -62,28 +62,38 @@ struct Made {
 /// Two texts differ, memory grows, something cannot be run.
 pub(crate) fn soak(options: &Options) -> Result<()> {
     parity::build_host()?;
-    let n = options.tokens;
+    let model = match &options.model {
+        Some(model) => model.canonicalize().with_context(|| model.display().to_string())?,
+        None => qemu::demo_model()?,
+    };
+    if options.tokens > 0 {
+        on_host(&model, options.tokens, options.interruptions)?;
+    }
+    if options.board_tokens > 0 {
+        on_board(Board::named(&options.board)?, &model, options.board_tokens)?;
+    }
+    Ok(())
+}
+
+/// Makes the same text in one go, with interruptions, and by the definition, which takes longest.
+fn on_host(model: &Path, tokens: usize, interruptions: usize) -> Result<()> {
+    let request = Request { tokens, ..Request::of(model) };
     let start = Instant::now();
-    let whole = host(&Request { tokens: n, ..Request::default() }, None)?;
-    ensure!(whole.tokens.len() == n, "{} of {n} tokens: the text ended early", whole.tokens.len());
+    let whole = host(&request, None)?;
+    ensure!(whole.tokens.len() == tokens, "{} of {tokens} tokens: the text ended early", whole.tokens.len());
     flat(&whole.resident_kib)?;
     report("host, best kernel", &whole, start);
 
     let start = Instant::now();
-    let defined = host(&Request { tokens: n, kernel: Some("generic"), ..Request::default() }, None)?;
-    same(&whole, &defined).context("the definition's kernel")?;
-    report("host, generic kernel", &defined, start);
+    let (resumed, times) = interrupted(&request, interruptions)?;
+    same(&whole, &resumed).context("interrupted and resumed")?;
+    report(&format!("host, interrupted {times} times"), &resumed, start);
 
     let start = Instant::now();
-    let (resumed, times) = interrupted(n, options.interruptions)?;
-    same(&whole, &resumed).context("interrupted and resumed")?;
-    report(&format!("host, resumed {times} times"), &resumed, start);
-
-    if options.host_only {
-        println!("board: --host-only, NOTHING WAS RUN");
-        return Ok(());
-    }
-    on_board(Board::named(&options.board)?, options.board_tokens)
+    let defined = host(&Request { kernel: Some("generic"), ..request }, None)?;
+    same(&whole, &defined).context("the definition's kernel")?;
+    report("host, generic kernel", &defined, start);
+    Ok(())
 }
 
 fn report(name: &str, made: &Made, start: Instant) {
@@ -131,6 +141,7 @@ fn flat(resident_kib: &[u64]) -> Result<()> {
 /// What the host is asked for.
 #[derive(Clone, Default)]
 struct Request {
+    model: PathBuf,
     tokens: usize,
     kernel: Option<&'static str>,
     context: Option<usize>,
@@ -139,10 +150,14 @@ struct Request {
 }
 
 impl Request {
+    fn of(model: &Path) -> Self {
+        Self { model: model.into(), ..Self::default() }
+    }
+
     fn command(&self) -> Command {
         let mut host = Command::new(target_dir().join("debug/gptrickle"));
         let tokens = self.tokens.to_string();
-        host.args(["generate", "--json", "--logits-hash", "--max-new-tokens", &tokens]);
+        host.args(["generate", "--json", "--logits-hash", "--max-new-tokens", &tokens, "-m"]).arg(&self.model);
         match &self.resume {
             Some(path) => host.arg("--resume").arg(path),
             None => host.args([PROMPT, "--temperature", "1", "--top-k", "50", "--min-new-tokens", &tokens]).args([
@@ -209,7 +224,8 @@ fn resident_kib(pid: u32) -> Result<u64> {
 }
 
 /// Makes a text that is interrupted at random, saved, and gone on with in a new process each time.
-fn interrupted(tokens: usize, interruptions: usize) -> Result<(Made, usize)> {
+fn interrupted(request: &Request, interruptions: usize) -> Result<(Made, usize)> {
+    let tokens = request.tokens;
     let folder = root().join("target/xtask");
     fs::create_dir_all(&folder)?;
     let saved = [0, 1].map(|i| folder.join(format!("soak-{}-{i}.session", std::process::id())));
@@ -223,8 +239,8 @@ fn interrupted(tokens: usize, interruptions: usize) -> Result<(Made, usize)> {
         let step = tokens / (interruptions + 1) * 2;
         let at = 1 + (random >> 8) as usize % step.max(1);
         let save = saved[times % 2].clone();
-        let request = Request { tokens: left, resume: resume.take(), save: Some(save.clone()), ..Request::default() };
-        let part = host(&request, (at < left).then_some(at))?;
+        let part = Request { tokens: left, resume: resume.take(), save: Some(save.clone()), ..request.clone() };
+        let part = host(&part, (at < left).then_some(at))?;
         ensure!(!part.tokens.is_empty(), "nothing was made after {} tokens", all.tokens.len());
         all.tokens.extend(&part.tokens);
         all = Made { tokens: std::mem::take(&mut all.tokens), ..part };
@@ -235,12 +251,12 @@ fn interrupted(tokens: usize, interruptions: usize) -> Result<(Made, usize)> {
 }
 
 /// Makes the same text on a board and on the host, and looks at the board's memory on the way.
-fn on_board(board: &Board, tokens: usize) -> Result<()> {
+fn on_board(board: &Board, model: &Path, tokens: usize) -> Result<()> {
     const CONTEXT: usize = 128;
     let start = Instant::now();
     let elf = firmware::build(board, &[])?;
-    let expected = host(&Request { tokens, context: Some(CONTEXT), ..Request::default() }, None)?;
-    let media = Media::prepare(board, Some(&qemu::demo_model()?))?;
+    let expected = host(&Request { tokens, context: Some(CONTEXT), ..Request::of(model) }, None)?;
+    let media = Media::prepare(board, Some(model))?;
     let mut console = Console::new(board.name, qemu::start(&mut qemu::command(board, &elf, &media, None)?)?, PATIENCE)?;
     if let Some(error) = console.start()?.error() {
         bail!("{}: {error}", board.name);

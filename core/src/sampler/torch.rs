@@ -74,7 +74,7 @@ impl<'a> Mt19937<'a> {
     /// Skips as many exponential numbers; whole blocks of words are made and not looked at.
     pub(super) fn skip(&mut self, n: u64) {
         let Some(state) = self.state.first_chunk_mut::<N>() else { return };
-        let words = self.next as u64 + n.saturating_mul(2);
+        let words = (self.next as u64).saturating_add(n.saturating_mul(2));
         // A block that is used up is left only when a word of the next one is wanted.
         let blocks = words.saturating_sub(1) / N as u64;
         (0..blocks).for_each(|_| Self::twist(state));
