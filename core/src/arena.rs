@@ -49,7 +49,7 @@ impl<'a> Arena<'a> {
     /// Takes over `memory`, from its first multiple of [`ALIGN`] on.
     pub fn new(memory: &'a mut [u8]) -> Self {
         let skip = memory.as_ptr().align_offset(ALIGN).min(memory.len());
-        let rest = &mut memory[skip..];
+        let rest = memory.get_mut(skip..).unwrap_or_default();
         let len = rest.len();
         Arena { rest, len }
     }
@@ -96,7 +96,8 @@ impl<'a> Arena<'a> {
         let (taken, rest) = rest.split_at_mut(bytes);
         self.rest = rest;
         // A multiple of ALIGN is aligned for every type cut here, and `n * size_of::<T>()` bytes fill `n` values.
-        Ok(bytemuck::cast_slice_mut(&mut taken[..n * size_of::<T>()]))
+        let taken = taken.get_mut(..n * size_of::<T>()).and_then(|taken| bytemuck::try_cast_slice_mut(taken).ok());
+        taken.ok_or(too_small)
     }
 }
 
@@ -110,8 +111,9 @@ mod tests {
         let mut arena = Arena::new(&mut memory[1..]);
         let bytes = arena.take::<u8>(3).unwrap();
         let words = arena.take::<u64>(2).unwrap();
-        assert_eq!((bytes, words), (&mut [0u8; 3][..], &mut [0u64; 2][..]));
-        assert_eq!(arena.used(), bytes_of::<u8>(3) + bytes_of::<u64>(2));
+        let threes = arena.take::<[u32; 3]>(2).unwrap();
+        assert_eq!((bytes, words, threes), (&mut [0u8; 3][..], &mut [0u64; 2][..], &mut [[0u32; 3]; 2][..]));
+        assert_eq!(arena.used(), bytes_of::<u8>(3) + bytes_of::<u64>(2) + bytes_of::<[u32; 3]>(2));
     }
 
     #[test]

@@ -383,7 +383,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// More than the context has left, or one outside the vocabulary → [`Error::Model`]; then none is added.
     pub fn push(&mut self, tokens: &[Token]) -> Result<(), Error> {
-        let room = &mut self.tokens[self.n_tokens..];
+        let room = self.tokens.get_mut(self.n_tokens..).unwrap_or_default();
         if tokens.len() > room.len() {
             return Err(gpt2::Error::Full { tokens: tokens.len(), left: room.len() }.into());
         }
@@ -404,7 +404,7 @@ impl<'a> Session<'a> {
     /// for the buffers → [`Error::Tokenizer`]; then none is added.
     pub fn push_text<S: Source>(&mut self, src: &mut S, text: &[u8], control: Control) -> Result<usize, Error> {
         self.forget_guesses();
-        let room = &mut self.tokens[self.n_tokens..];
+        let room = self.tokens.get_mut(self.n_tokens..).unwrap_or_default();
         let mut n = 0;
         let mut add = |token: Token| {
             if let Some(slot) = room.get_mut(n) {
@@ -469,8 +469,9 @@ impl<'a> Session<'a> {
     /// Forgets the middle of a full context: what stays are the first `keep` tokens, with their keys and values, and
     /// the newest half of the others.
     fn slide(&mut self, keep: usize) {
-        let newest = (self.n_tokens - keep) / 2;
-        self.tokens.copy_within(self.n_tokens - newest..self.n_tokens, keep);
+        let others = self.tokens.get_mut(keep..self.n_tokens).unwrap_or_default();
+        let newest = others.len() / 2;
+        others.copy_within(others.len() - newest.., 0);
         self.n_tokens = keep + newest;
         self.ready = 0..0;
         self.state.truncate(keep);
@@ -501,7 +502,7 @@ impl<'a> Session<'a> {
     fn run<S: Source>(&mut self, src: &mut S, ahead: usize) -> Result<(), Error> {
         let done = self.state.len();
         let end = (self.n_tokens + ahead).min(done + self.state.batch());
-        let tokens = self.tokens[done..end].iter().copied();
+        let tokens = self.tokens.get(done..end).unwrap_or_default().iter().copied();
         gpt2::forward(src, &self.weights, &mut self.state, tokens, end >= self.n_tokens)?;
         self.passes += 1;
         self.last = self.n_tokens.min(end) - 1 - done;
@@ -521,7 +522,8 @@ impl<'a> Session<'a> {
         }
         // As many as had room in the batch, or were run before the head failed.
         let ahead = self.state.len() - self.n_tokens;
-        self.sampler.begin(&self.tokens[..self.n_tokens + ahead], self.n_tokens, self.made);
+        let history = self.tokens.get(..self.n_tokens + ahead).unwrap_or_default();
+        self.sampler.begin(history, self.n_tokens, self.made);
         self.score(src, self.last..self.last + 1 + ahead)?;
         self.ready = 0..1 + ahead;
         Ok(())
@@ -582,19 +584,19 @@ impl<'a> Session<'a> {
         let choice = self.ready.start;
         let token = self.sampler.pick(choice)?;
         self.ready.start += 1;
-        if let Some(hash) = &mut self.hash {
-            hash.update(self.hashes[choice]);
+        if let (Some(hash), Some(&of_choice)) = (&mut self.hash, self.hashes.get(choice)) {
+            hash.update(of_choice);
         }
         if self.sampler.is_end(token) {
             self.forget_guesses();
             self.stop = Some(StopReason::EndOfText);
             return Ok(None);
         }
-        if !self.ready.is_empty() && self.tokens[self.n_tokens] == token.0 {
+        if self.tokens.get(self.n_tokens).filter(|_| !self.ready.is_empty()) == Some(&token.0) {
             self.last += 1; // guessed right: its position is there, and so is the next choice
         } else {
             self.forget_guesses();
-            self.tokens[self.n_tokens] = token.0;
+            self.tokens.get_mut(self.n_tokens).into_iter().for_each(|next| *next = token.0);
         }
         self.n_tokens += 1;
         self.made = self.made.saturating_add(1);
@@ -614,7 +616,7 @@ impl<'a> Session<'a> {
 
     /// The text so far, less what slides forgot.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token> {
-        self.tokens[..self.n_tokens].iter().copied().map(Token)
+        self.tokens.get(..self.n_tokens).unwrap_or_default().iter().copied().map(Token)
     }
 
     /// How many random numbers were drawn since the generator was started from its seed: one a token, none if greedy.
@@ -684,10 +686,10 @@ struct Hashed<'s, 'a> {
 impl Sink for Hashed<'_, '_> {
     fn push_after(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
         self.sink.push_after(n, choice, first, logits);
-        if let Some(hashes) = &mut self.hashes {
-            let mut hash = LogitsHash(if n == 0 { LogitsHash::default().0 } else { hashes[choice] });
+        if let Some(of_choice) = self.hashes.as_mut().and_then(|hashes| hashes.get_mut(choice)) {
+            let mut hash = LogitsHash(if n == 0 { LogitsHash::default().0 } else { *of_choice });
             logits.iter().for_each(|logit| hash.update(u64::from(logit.to_bits())));
-            hashes[choice] = hash.0;
+            *of_choice = hash.0;
         }
     }
 

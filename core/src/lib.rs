@@ -72,6 +72,7 @@ extern crate std;
 // From storage up to text: a module uses only those listed before it.
 pub mod source;
 
+mod part;
 mod sort;
 
 pub mod arena;

@@ -10,6 +10,7 @@ use core::fmt;
 use core::iter::once;
 
 use crate::exp::exp;
+use crate::part::{part, part_mut, split_mut};
 use crate::quant::{self, Batch, FLOAT_LANES, Format, GROUP, HALF, Kernel, sum_lanes};
 use crate::source::{Cause, Error, Reach, Source};
 
@@ -32,9 +33,9 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Bytes of one row.
+    /// Bytes of one row: at least one, so that anything can be divided by it.
     pub fn row_bytes(&self) -> usize {
-        self.format.row_bytes(self.cols)
+        self.format.row_bytes(self.cols).max(1)
     }
 
     /// Bytes of all rows.
@@ -200,13 +201,14 @@ impl Team for Alone {
 impl Engine<'_> {
     /// [`quant::multiply`], rows shared out in `parts`.
     fn multiply(&self, parts: usize, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
-        let n_rows = products.len() / x.len();
+        let n_rows = products.len() / x.len().max(1);
         if parts < 2 || n_rows < 2 {
             return quant::multiply(self.kernel, format, rows, x, products);
         }
         let first = n_rows * (parts / 2) / parts;
-        let (rows, other_rows) = rows.split_at(first * format.row_bytes(x.cols));
-        let (products, other_products) = products.split_at_mut(first * x.len());
+        let middle = first * format.row_bytes(x.cols);
+        let (rows, other_rows) = (part(rows, ..middle), part(rows, middle..));
+        let (products, other_products) = split_mut(products, first * x.len());
         self.team.join(&mut || self.multiply(parts / 2, format, rows, x, products), &mut || {
             self.multiply(parts - parts / 2, format, other_rows, x, other_products)
         });
@@ -237,7 +239,7 @@ pub struct Scratch<'a> {
 /// The source failed, or cannot lend a whole row.
 ///
 /// # Panics
-/// `scratch` is too small for `x`.
+/// In a debug build, if `scratch` is too small for `x`; else all products are NaN then.
 pub fn multiply<S: Source>(
     src: &mut S,
     w: &Matrix,
@@ -263,15 +265,16 @@ fn multiply_hinting<S: Source>(
     }
     let n = x.len();
     let Scratch { engine, q, d, sums, products } = scratch;
-    let (q, d, sums) = (&mut q[..n], &mut d[..n / GROUP], &mut sums[..n / HALF]);
+    let (q, d, sums) = (part_mut(q, ..n), part_mut(d, ..n / GROUP), part_mut(sums, ..n / HALF));
     if !w.format.is_float() {
         engine.kernel.run(|| quant::quantize(x, q, d, sums));
     }
     let x = Batch { cols: w.cols, x, q, d, sums };
-    let (row_bytes, at_once) = (w.row_bytes(), products.len() / x.len());
+    let (row_bytes, batch) = (w.row_bytes(), x.len().max(1));
+    let at_once = products.len() / batch;
     w.stream_hinting(src, hint, &mut |first, rows| {
-        for (i, rows) in rows.chunks(at_once * row_bytes).enumerate() {
-            let products = &mut products[..rows.len() / row_bytes * x.len()];
+        for (i, rows) in rows.chunks((at_once * row_bytes).max(1)).enumerate() {
+            let products = part_mut(products, ..rows.len() / row_bytes.max(1) * batch);
             let parts = engine.team.parts().min(products.len() * w.cols / engine.kernel.least_shared());
             engine.multiply(parts, w.format, rows, &x, products);
             sink(first + i * at_once, products);
@@ -285,7 +288,7 @@ fn multiply_hinting<S: Source>(
 /// As [`multiply`].
 ///
 /// # Panics
-/// `y` is too short, or `scratch` too small.
+/// As [`multiply`].
 pub fn matmul<S: Source>(
     src: &mut S,
     w: &Matrix,
@@ -294,11 +297,11 @@ pub fn matmul<S: Source>(
     y: &mut [f32],
     scratch: &mut Scratch,
 ) -> Result<(), Error> {
-    let batch = x.len() / w.cols;
+    let batch = x.len() / w.cols.max(1);
     multiply(src, w, next, x, scratch, |first, products| {
-        for (b, y) in y.chunks_exact_mut(w.rows).enumerate().take(batch) {
-            let products = products.iter().skip(b).step_by(batch);
-            y[first..].iter_mut().zip(products).for_each(|(y, &product)| *y = product);
+        for (b, y) in y.chunks_exact_mut(w.rows.max(1)).enumerate().take(batch) {
+            let products = products.iter().skip(b).step_by(batch.max(1));
+            y.iter_mut().skip(first).zip(products).for_each(|(y, &product)| *y = product);
         }
     })
 }
@@ -309,7 +312,7 @@ pub fn matmul<S: Source>(
 /// The source failed, or cannot lend a whole row.
 ///
 /// # Panics
-/// `out` is not as long as a row.
+/// In a debug build, if `out` is not as long as a row.
 pub fn row<S: Source>(src: &mut S, w: &Matrix, row: usize, out: &mut [f32]) -> Result<(), Error> {
     let bytes = w.row_bytes();
     quant::dequantize(w.format, src.chunk(w.at + row as u64 * bytes as u64, bytes)?, out);
@@ -327,11 +330,11 @@ fn for_elements<S: Source>(
     let bytes = w.row_bytes();
     w.stream(src, next, |first, values| {
         let mut buffer = [0.0; ROWS];
-        for (i, values) in values.chunks(ROWS * bytes).enumerate() {
-            let buffer = &mut buffer[..values.len() / bytes];
+        for (i, values) in values.chunks((ROWS * bytes).max(1)).enumerate() {
+            let buffer = part_mut(&mut buffer, ..values.len() / bytes.max(1));
             quant::dequantize(w.format, values, buffer);
-            for y in y.chunks_exact_mut(w.rows) {
-                let y = &mut y[first + i * ROWS..][..buffer.len()];
+            for y in y.chunks_exact_mut(w.rows.max(1)) {
+                let y = part_mut(y, first + i * ROWS..);
                 y.iter_mut().zip(buffer.iter()).for_each(|(y, &value)| f(value, y));
             }
         }
@@ -366,7 +369,7 @@ pub fn layer_norm<S: Source>(
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
-    kernel.run(|| x.chunks_exact_mut(weight.rows).for_each(|x| normalise(epsilon, x)));
+    kernel.run(|| x.chunks_exact_mut(weight.rows.max(1)).for_each(|x| normalise(epsilon, x)));
     for_elements(src, weight, once(Some(*bias)).chain(next.clone()), x, |value, x| *x *= value)?;
     add_bias(src, bias, next, x)
 }

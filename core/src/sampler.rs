@@ -339,11 +339,10 @@ impl<'a> Sampler<'a> {
     ///
     /// The processors of each look at its own part of the text.
     ///
-    /// # Panics
-    /// There are more than were planned, or `n` is beyond the text.
+    /// Nothing is noted for more choices than were planned.
     pub fn begin(&mut self, history: &[u32], n: usize, made: usize) {
         for (choice, end) in (n..=history.len()).enumerate() {
-            self.begin_choice(choice, made + choice, end, |i| history[i]);
+            self.begin_choice(choice, made + choice, end, |i| history.get(i).copied().unwrap_or(u32::MAX));
         }
     }
 
@@ -376,7 +375,7 @@ impl<'a> Sampler<'a> {
         let weights = Weights::new(kept, params.temperature);
         let left = weights.left(&params);
         let (scale, total) = (weights.scale, weights.total(left.clone()));
-        let kept = &mut kept[left];
+        let kept = kept.get_mut(left).unwrap_or_default();
         self.draws = self.draws.wrapping_add(1);
         #[cfg(feature = "torch")]
         if params.generator == Generator::Torch {
@@ -384,13 +383,12 @@ impl<'a> Sampler<'a> {
         }
         // 24 random bits are all the fraction bits an f32 in 0..1 has.
         let mut rest = (self.rng.next_u32() >> 8) as f32 / 16_777_216.0 * total;
-        for &candidate in &*kept {
+        let reached = |&&candidate: &&u64| {
             rest -= scale.weight(candidate);
-            if rest < 0.0 {
-                return Ok(Token(id(candidate)));
-            }
-        }
-        Ok(Token(id(kept[kept.len() - 1])))
+            rest < 0.0
+        };
+        let drawn = kept.iter().find(reached).or(kept.last()).ok_or(Error::NothingLeft)?;
+        Ok(Token(id(*drawn)))
     }
 
     /// The probabilities from which [`pick`](Sampler::pick) draws, as `show(token, probability)`, the likeliest first; of

@@ -1,5 +1,7 @@
 //! Sorting in place. The standard library's is made for speed and takes 11 kB of flash; on a board this one does.
 
+use core::mem::swap;
+
 /// Sorts by a strict order, in which items that are neither way before each other are equal in all bits.
 pub(crate) fn sort<T: Copy>(items: &mut [T], before: impl Fn(T, T) -> bool) {
     if cfg!(target_os = "none") {
@@ -14,21 +16,26 @@ fn heap_sort<T: Copy>(items: &mut [T], before: impl Fn(T, T) -> bool) {
     let n = items.len();
     // First n / 2 subtrees become heaps, then n tops leave.
     for step in (0..n + n / 2).rev() {
-        let (mut i, end) = if step >= n { (step - n, n) } else { (0, step) };
-        if step < n {
+        if step >= n {
+            sift_down(items, step - n, &before);
+        } else {
             items.swap(0, step);
+            sift_down(items.get_mut(..step).unwrap_or_default(), 0, &before);
         }
-        loop {
-            let mut child = 2 * i + 1;
-            if child + 1 < end && before(items[child], items[child + 1]) {
-                child += 1;
-            }
-            if child >= end || !before(items[i], items[child]) {
-                break;
-            }
-            items.swap(i, child);
-            i = child;
+    }
+}
+
+/// Restores a heap with the last on top, of which one item may be before its children.
+pub(crate) fn sift_down<T: Copy>(heap: &mut [T], mut i: usize, before: impl Fn(T, T) -> bool) {
+    while 2 * i + 1 < heap.len() {
+        let children = (heap.get(2 * i + 1), heap.get(2 * i + 2));
+        let second = matches!(children, (Some(&one), Some(&other)) if before(one, other));
+        let child = 2 * i + 1 + usize::from(second);
+        match heap.get_disjoint_mut([i, child]) {
+            Ok([item, last]) if before(*item, *last) => swap(item, last),
+            _ => return,
         }
+        i = child;
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Cause {
     OutOfRange(u64),
     /// The chunk is longer than the source can lend, which is given in bytes: give the source a larger buffer.
     ChunkTooLong(usize),
+    /// The source lent fewer bytes than it was asked for: it is not written as [`Source::chunk`] says.
+    Short,
     /// The card, flash or file failed, with its own code: retry, or reseat it.
     Device(i32),
 }
@@ -35,12 +37,20 @@ impl fmt::Display for Error {
         match self.cause {
             Cause::OutOfRange(end) => write!(f, "the file ends at {end}"),
             Cause::ChunkTooLong(max) => write!(f, "the read buffer holds {max} bytes; give it a larger one"),
+            Cause::Short => f.write_str("the source lent fewer; its code needs mending"),
             Cause::Device(code) => write!(f, "the storage device failed (code {code})"),
         }
     }
 }
 
 impl core::error::Error for Error {}
+
+impl Error {
+    /// The source lent fewer than these bytes.
+    pub(crate) fn short(offset: u64, len: usize) -> Error {
+        Error { offset, len, cause: Cause::Short }
+    }
+}
 
 /// How many bytes a source can lend in one chunk, and what they still cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

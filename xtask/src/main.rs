@@ -13,6 +13,7 @@ mod fuzz;
 mod image;
 mod instructions;
 mod log;
+mod panics;
 mod parity;
 mod peer;
 mod process;
@@ -73,6 +74,8 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Make texts far longer than a context, on the host and on a board, and compare tokens and memory
     Soak(soak::Options),
+    /// Look for places in a board's firmware that can panic: none may be in the core
+    Panics(panics::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
     Boards,
 }
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
         Verb::Fuzz(options) => fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Verb::Soak(options) => soak::soak(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Panics(options) => panics::panics(&options).map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());
             Ok(ExitCode::SUCCESS)

@@ -5,22 +5,22 @@
 /// How many of the last tokens are looked up, the longer first: a longer match is right more often.
 const LENGTHS: [usize; 2] = [3, 2];
 
-/// Writes up to `most` guesses behind the first `n` of `tokens`, which are the text, and says how many.
+/// Writes up to `most` guesses behind the first `n` of `tokens`, which are the text, and says how many: as far as there
+/// is room.
 ///
 /// Compares at most `5 n` tokens.
-///
-/// # Panics
-/// There is no room for `most`.
 pub(super) fn guess(tokens: &mut [u32], n: usize, most: usize) -> usize {
     if most == 0 {
         return 0;
     }
     for len in LENGTHS.into_iter().filter(|&len| len < n) {
-        let (text, last) = (&tokens[..n], &tokens[n - len..n]);
-        if let Some(at) = (0..n - len).rev().find(|&at| text[at..at + len] == *last) {
+        let last = tokens.get(n - len..n);
+        if let Some(at) = (0..n - len).rev().find(|&at| tokens.get(at..at + len) == last) {
             // They may run into the guesses before them: what has repeated goes on repeating.
             for i in 0..most {
-                tokens[n + i] = tokens[at + len + i];
+                let guess = tokens.get(at + len + i).copied();
+                let (Some(room), Some(guess)) = (tokens.get_mut(n + i), guess) else { return i };
+                *room = guess;
             }
             return most;
         }

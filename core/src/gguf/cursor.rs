@@ -1,7 +1,7 @@
 //! Reads the header front to back through a small window.
 
 use super::{Error, MAX_NAME, Name, Part, Span};
-use crate::source::Source;
+use crate::source::{self, Source};
 
 /// Most bytes asked of the source at a time while the header is read.
 const WINDOW: usize = 4096;
@@ -53,8 +53,9 @@ impl<'s, S: Source> Cursor<'s, S> {
         }
         let start = (self.at - self.window.at) as usize;
         self.at += n as u64;
-        let window = self.src.chunk(self.window.at, self.window.len as usize)?;
-        Ok(&window[start..start + n])
+        let Span { at, len } = self.window;
+        let window = self.src.chunk(at, len as usize)?;
+        Ok(window.get(start..start + n).ok_or(source::Error::short(at, len as usize))?)
     }
 
     /// Steps over `n` bytes.
@@ -65,16 +66,19 @@ impl<'s, S: Source> Cursor<'s, S> {
     }
 
     pub(crate) fn array<const N: usize>(&mut self, part: Part) -> Result<[u8; N], Error> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.bytes(part, N)?);
-        Ok(out)
+        self.zero_extended(part, N)
     }
 
     /// A number of `n` bytes, 8 at most, whose higher bits are 0.
     pub(crate) fn number(&mut self, part: Part, n: usize) -> Result<u64, Error> {
-        let mut out = [0; 8];
-        out[..n].copy_from_slice(self.bytes(part, n)?);
-        Ok(u64::from_le_bytes(out))
+        self.zero_extended(part, n).map(u64::from_le_bytes)
+    }
+
+    /// The next `n` bytes, and zeros up to `N`.
+    fn zero_extended<const N: usize>(&mut self, part: Part, n: usize) -> Result<[u8; N], Error> {
+        let mut out = [0; N];
+        out.iter_mut().zip(self.bytes(part, n)?).for_each(|(out, &byte)| *out = byte);
+        Ok(out)
     }
 
     pub(crate) fn u32(&mut self, part: Part) -> Result<u32, Error> {

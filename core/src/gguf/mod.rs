@@ -71,7 +71,7 @@ impl Name {
     /// A name of `len` bytes, of which `kept` are the first [`MAX_NAME`].
     fn new(kept: &[u8], len: u64) -> Name {
         let mut bytes = [0; MAX_NAME];
-        bytes[..kept.len()].copy_from_slice(kept);
+        bytes.iter_mut().zip(kept).for_each(|(byte, &kept)| *byte = kept);
         Name { bytes, len: len.min(MAX_NAME as u64 + 1) as u8 }
     }
 
@@ -500,12 +500,12 @@ fn read_info<S: Source>(cursor: &mut Cursor<'_, S>) -> Result<Info, Error> {
         return Err(Error::Dimensions { tensor: name, n_dims });
     }
     let mut dims = [1; MAX_DIMS];
-    for dim in &mut dims[..n_dims as usize] {
+    for dim in dims.iter_mut().take(n_dims as usize) {
         *dim = cursor.u64(part)?;
     }
     let id = cursor.u32(part)?;
     let kind = TensorType::from_id(id).ok_or(Error::TensorType { tensor: name, id })?;
-    if dims[0] % u64::from(kind.block_len) != 0 {
+    if dims[0].checked_rem(u64::from(kind.block_len)) != Some(0) {
         return Err(Error::Ragged { tensor: name, columns: dims[0], kind });
     }
     let bytes = dims

@@ -11,6 +11,7 @@ use core::ops::Range;
 
 use super::kv::{Kv, Layout, Rows, Stored, filled_up};
 use crate::ops::{Engine, softmax};
+use crate::part::{item, part, part_mut, put, split_mut};
 use crate::quant::{FLOAT_LANES, Lanes, LanesTask};
 
 /// Positions, or keys, that are taken together.
@@ -57,8 +58,9 @@ impl<'a, P: Fn(usize) -> (usize, usize) + Sync> Attend<'a, P> {
             ([start..middle, middle..end], [head..heads_end, head..heads_end])
         };
         let Attend { kv, layout, layer, place, qkv, scores, out, .. } = self;
-        let (out, b_out) = out.split_at_mut(a.len() * a_heads.len() * kv.head_dim);
-        let (scores, b_scores) = scores.split_at_mut(scores.len() / parts * first);
+        let (out, b_out) = split_mut(out, a.len() * a_heads.len() * kv.head_dim);
+        let middle = scores.len() / parts * first;
+        let (scores, b_scores) = split_mut(scores, middle);
         let part = |positions, heads, scores, out| {
             let part = Attend { kv, layout, layer, place, positions, heads, qkv, scores, out };
             Some(part)
@@ -115,9 +117,9 @@ impl<P: Fn(usize) -> (usize, usize)> Attend<'_, P> {
                 let follows = |t: usize| place(positions.start + i + t) == (sequence, position + t);
                 let room = scores.len() >= TILE * (position + TILE);
                 let tile = if L::ROOMY && room && n - i >= TILE && (1..TILE).all(follows) { TILE } else { 1 };
-                let q = &qkv[(positions.start + i) * 3 * kv.n_embd + head * dim..];
-                let scores = &mut scores[..tile * (position + tile)];
-                let out = &mut out[i * width + h * dim..];
+                let q = part(qkv, (positions.start + i) * 3 * kv.n_embd + head * dim..);
+                let scores = part_mut(scores, ..tile * (position + tile));
+                let out = part_mut(out, i * width + h * dim..);
                 let head = Head { lanes, kv, stored, layout, layer, sequence, position, head };
                 if tile == TILE {
                     head.attend::<TILE, 1>(q, scores, out, width);
@@ -150,7 +152,7 @@ impl LanesTask for Weigh<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Weigh { kv, layout, layer, sequence, position, head, q, weights } = self;
-        let q = &q[head * kv.head_dim..];
+        let q = part(q, head * kv.head_dim..);
         Head { lanes, kv, stored: kv.rows(), layout, layer, sequence, position, head }.weigh::<1, 1>(q, weights);
     }
 }
@@ -192,17 +194,17 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
         for rows in self.layout.rows(self.sequence, n) {
             let together = rows.start + rows.len() / K * K;
             for row in (rows.start..together).step_by(K) {
-                self.score::<Q, K>(q, row, &mut scores[j..]);
+                self.score::<Q, K>(q, row, part_mut(scores, j..));
                 j += K;
             }
             for row in together..rows.end {
-                self.score::<Q, 1>(q, row, &mut scores[j..]);
+                self.score::<Q, 1>(q, row, part_mut(scores, j..));
                 j += 1;
             }
         }
         let scale = 1.0 / libm::sqrtf(self.kv.head_dim as f32);
-        for (t, scores) in scores.chunks_exact_mut(n).enumerate() {
-            let scores = &mut scores[..=self.position + t];
+        for (t, scores) in scores.chunks_exact_mut(n.max(1)).enumerate() {
+            let scores = part_mut(scores, ..=self.position + t);
             scores.iter_mut().for_each(|score| *score *= scale);
             softmax(scores);
         }
@@ -217,7 +219,8 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
             for (k, sums) in sums.iter_mut().enumerate() {
                 let key = self.piece(self.kv.key(self.layer, row + k, self.head), c);
                 for (t, sum) in sums.iter_mut().enumerate() {
-                    let q = &q[t * 3 * self.kv.n_embd..][c..dim];
+                    let at = t * 3 * self.kv.n_embd;
+                    let q = part(q, at + c..at + dim);
                     let query = match q.first_chunk() {
                         Some(q) => lanes.load(q),
                         None => lanes.load(&filled_up(q)),
@@ -232,9 +235,9 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
         }
         if let &[a, b, c, d] = sums.as_flattened() {
             let sums = lanes.sum_four([a, b, c, d]);
-            (0..TILE).for_each(|i| scores[i % Q * n + i / Q] = sums[i]);
+            (0..TILE).for_each(|i| put(scores, i % Q * n + i / Q, sums[i]));
         } else {
-            scores[0] = lanes.sum(sums[0][0]);
+            put(scores, 0, lanes.sum(sums[0][0]));
         }
     }
 
@@ -250,7 +253,7 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
                 for (w, sums) in sums.iter_mut().enumerate() {
                     let piece = self.piece(at, c + w * FLOAT_LANES);
                     for (t, sum) in sums.iter_mut().enumerate() {
-                        *sum = lanes.add(*sum, lanes.mul(lanes.all(weights[t * n + j]), piece));
+                        *sum = lanes.add(*sum, lanes.mul(lanes.all(item(weights, t * n + j)), piece));
                     }
                 }
                 if Q == 1 {
@@ -266,9 +269,9 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
                 for position in self.position + 1..=self.position + t {
                     let row = self.layout.row(self.sequence, position);
                     let piece = self.piece(self.kv.value(self.layer, row, self.head), c);
-                    sum = lanes.add(sum, lanes.mul(lanes.all(weights[t * n + position]), piece));
+                    sum = lanes.add(sum, lanes.mul(lanes.all(item(weights, t * n + position)), piece));
                 }
-                let out = &mut out[t * width..][c..self.kv.head_dim];
+                let out = part_mut(out, t * width + c..t * width + self.kv.head_dim);
                 out.iter_mut().zip(lanes.values(sum)).for_each(|(out, sum)| *out = sum);
             }
         }

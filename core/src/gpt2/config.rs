@@ -33,7 +33,7 @@ pub struct Config {
 impl Config {
     /// Values per head.
     pub fn head_dim(&self) -> usize {
-        self.n_embd / self.n_head
+        self.n_embd / self.n_head.max(1)
     }
 
     /// The longest row of any weight matrix.

@@ -4,6 +4,7 @@ use core::iter::empty;
 use core::ops::Range;
 
 use crate::ops::{self, Matrix, ROWS, Scratch};
+use crate::part::{part, part_mut, split_mut};
 use crate::quant::Kernel;
 use crate::source::Source;
 
@@ -106,7 +107,15 @@ pub fn forward_each<S: Source>(
     if n > left {
         return Err(Error::Full { tokens: n, left });
     }
-    pass::<S, false>(src, weights, state, tokens, |i| (sequences[i] as usize, position), head, |_| ())?;
+    pass::<S, false>(
+        src,
+        weights,
+        state,
+        tokens,
+        |i| (sequences.get(i).map_or(0, |&sequence| sequence as usize), position),
+        head,
+        |_| (),
+    )?;
     state.len += 1;
     Ok(())
 }
@@ -123,17 +132,18 @@ fn pass<S: Source, const WATCHED: bool>(
 ) -> Result<(), Error> {
     let (config, layout, kernel) = (state.config, state.layout, state.scratch.engine.kernel);
     let (n, n_embd) = (tokens.len(), config.n_embd);
-    let x = &mut state.x[..n * n_embd];
-    let h = &mut state.h[..n * n_embd];
+    let x = part_mut(state.x, ..n * n_embd);
+    let h = part_mut(state.h, ..n * n_embd);
 
     // Embed: a row for what the token is, a row for where it stands.
-    for (i, (id, x)) in tokens.zip(x.chunks_exact_mut(n_embd)).enumerate() {
+    for (i, (id, x)) in tokens.zip(x.chunks_exact_mut(n_embd.max(1))).enumerate() {
         if id as usize >= config.n_vocab {
             return Err(Error::Token { id, n_vocab: config.n_vocab });
         }
         ops::row(src, &weights.token_embd(), id as usize, x)?;
-        ops::row(src, &weights.position_embd(), place(i).1, &mut h[..n_embd])?;
-        add(x, &h[..n_embd]);
+        let h = part_mut(h, ..n_embd);
+        ops::row(src, &weights.position_embd(), place(i).1, h)?;
+        add(x, h);
     }
     watch(Seen::Residual(0, x));
 
@@ -142,26 +152,27 @@ fn pass<S: Source, const WATCHED: bool>(
     for l in 0..config.n_layer {
         let layer = weights.layer(l);
 
-        h.copy_from_slice(x);
+        copy(h, x);
         norm(src, kernel, &layer.attn_norm, &mut next, config.epsilon, h)?;
         watch(Seen::Input(Role::of_layer(l, ATTN_QKV), h));
-        let (qkv, free) = state.wide.split_at_mut(n * 3 * n_embd);
+        let (qkv, free) = split_mut(state.wide, n * 3 * n_embd);
         linear(src, &layer.attn_qkv, &mut next, h, qkv, &mut state.scratch)?;
-        for (i, qkv) in qkv.chunks_exact(3 * n_embd).enumerate() {
+        for (i, qkv) in qkv.chunks_exact((3 * n_embd).max(1)).enumerate() {
             let (sequence, position) = place(i);
-            let (key, value) = qkv[n_embd..].split_at(n_embd);
+            let (key, value) = (part(qkv, n_embd..2 * n_embd), part(qkv, 2 * n_embd..));
             state.kv.store(kernel, l, layout.row(sequence, position), key, value);
         }
         let (kv, place, qkv) = (&state.kv, &place, &*qkv);
         if WATCHED {
             for (i, head) in (0..n).flat_map(|i| (0..config.n_head).map(move |head| (i, head))) {
                 let (sequence, position) = place(i);
-                let (q, weights) = (&qkv[i * 3 * n_embd..][..n_embd], &mut state.scores[..=position]);
+                let q = part(qkv, i * 3 * n_embd..(i * 3 + 1) * n_embd);
+                let weights = part_mut(state.scores, ..=position);
                 kernel.run_lanes(Weigh { kv, layout, layer: l, sequence, position, head, q, weights });
                 watch(Seen::Attention { layer: l, head, weights });
             }
         }
-        let (scores, parts) = match free.len() / attention::scores(n, state.context) {
+        let (scores, parts) = match free.len() / attention::scores(n, state.context).max(1) {
             0 => (&mut *state.scores, 1),
             parts => (free, parts),
         };
@@ -169,14 +180,14 @@ fn pass<S: Source, const WATCHED: bool>(
         Attend { kv, layout, layer: l, place, positions, heads, qkv, scores, out: h }
             .share(&state.scratch.engine, parts);
         watch(Seen::Input(Role::of_layer(l, ATTN_OUTPUT), h));
-        let projected = &mut state.wide[..n * n_embd];
+        let projected = part_mut(state.wide, ..n * n_embd);
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
         add(x, projected);
 
-        h.copy_from_slice(x);
+        copy(h, x);
         norm(src, kernel, &layer.ffn_norm, &mut next, config.epsilon, h)?;
         watch(Seen::Input(Role::of_layer(l, FFN_UP), h));
-        let hidden = &mut state.wide[..n * config.n_ff];
+        let hidden = part_mut(state.wide, ..n * config.n_ff);
         linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.scratch)?;
         kernel.run(|| ops::gelu(hidden));
         watch(Seen::Input(Role::of_layer(l, FFN_DOWN), hidden));
@@ -196,7 +207,7 @@ fn pass<S: Source, const WATCHED: bool>(
 /// The source failed → [`Error::Source`].
 ///
 /// # Panics
-/// The range ends past the batch.
+/// In a debug build, if the range ends past the batch.
 pub fn logits<S: Source>(
     src: &mut S,
     weights: &Weights,
@@ -234,7 +245,7 @@ pub fn logits_watched<S: Source>(
 /// The source failed.
 ///
 /// # Panics
-/// The range ends past the batch.
+/// In a debug build, if the range ends past the batch.
 pub fn draft_logits<S: Source>(
     src: &mut S,
     weights: &Weights,
@@ -257,7 +268,7 @@ pub fn draft_logits<S: Source>(
 /// A token outside the vocabulary → [`Error::Token`]; the source failed.
 ///
 /// # Panics
-/// There are more positions than fit a batch.
+/// In a debug build, if there are more positions than fit a batch.
 pub fn rescore<S: Source>(
     src: &mut S,
     weights: &Weights,
@@ -269,7 +280,7 @@ pub fn rescore<S: Source>(
     let Config { n_embd, n_vocab, .. } = state.config;
     let head = weights.output();
     let row = |id: u32| Matrix { at: head.at + u64::from(id) * head.row_bytes() as u64, rows: 1, ..head };
-    let h = &state.h[..positions * n_embd];
+    let h = part(state.h, ..positions * n_embd);
     let mut tokens = tokens;
     while let Some(id) = tokens.next() {
         if id as usize >= n_vocab {
@@ -290,7 +301,7 @@ pub fn rescore<S: Source>(
 /// The source failed → [`Error::Source`].
 ///
 /// # Panics
-/// The range ends past the batch.
+/// In a debug build, if the range ends past the batch.
 pub fn last_norm<'s, S: Source>(
     src: &mut S,
     weights: &Weights,
@@ -298,9 +309,9 @@ pub fn last_norm<'s, S: Source>(
     last: Range<usize>,
 ) -> Result<&'s [f32], Error> {
     let n_embd = state.config.n_embd;
-    let x = &state.x[last.start * n_embd..last.end * n_embd];
-    let h = &mut state.h[..x.len()];
-    h.copy_from_slice(x);
+    let x = part(state.x, last.start * n_embd..last.end * n_embd);
+    let h = part_mut(state.h, ..x.len());
+    copy(h, x);
     norm(src, state.scratch.engine.kernel, &weights.output_norm(), &mut weights.head_pass(), state.config.epsilon, h)?;
     Ok(h)
 }
@@ -315,16 +326,16 @@ fn head<S: Source>(
     next: impl Iterator<Item = Option<Matrix>> + Clone,
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
-    let h = &state.h[..n * state.config.n_embd];
+    let h = part(state.h, ..n * state.config.n_embd);
     ops::multiply(src, head, next, h, &mut state.scratch, |first, products| {
         if n == 1 {
             return sink(0, first, products);
         }
         let mut column = [0.0; ROWS];
-        for (i, products) in products.chunks(ROWS * n).enumerate() {
-            let column = &mut column[..products.len() / n];
+        for (i, products) in products.chunks((ROWS * n).max(1)).enumerate() {
+            let column = part_mut(&mut column, ..products.len() / n.max(1));
             for b in 0..n {
-                column.iter_mut().zip(products.iter().skip(b).step_by(n)).for_each(|(y, &product)| *y = product);
+                column.iter_mut().zip(products.iter().skip(b).step_by(n.max(1))).for_each(|(y, &product)| *y = product);
                 sink(b, first + i * ROWS, column);
             }
         }
@@ -358,6 +369,10 @@ fn linear<S: Source>(
     ops::matmul(src, &layer.weight, next.clone(), x, y, scratch)?;
     next.next();
     Ok(ops::add_bias(src, &layer.bias, next.clone(), y)?)
+}
+
+fn copy(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x = *y);
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

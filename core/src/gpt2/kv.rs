@@ -7,6 +7,7 @@ use half::f16;
 
 use super::config::Config;
 use crate::arena::{Arena, TooSmall, bytes_of};
+use crate::part::{self, item, part, part_mut};
 use crate::quant::{self, FLOAT_LANES, GROUP, HALF, Kernel, Lanes, LanesTask, half_to_f32};
 
 /// How keys and values are stored.
@@ -77,15 +78,15 @@ impl<'a> Rows<'a> {
     fn copy(&mut self, from: Range<usize>, to: usize) {
         let groups = |at: &Range<usize>| at.start / GROUP..at.end / GROUP;
         match self {
-            Rows::F32(values) => values.copy_within(from, to),
-            Rows::F16(values) => values.copy_within(from, to),
+            Rows::F32(values) => part::copy(values, from, to),
+            Rows::F16(values) => part::copy(values, from, to),
             Rows::Q8_0 { q, d } => {
-                d.copy_within(groups(&from), to / GROUP);
-                q.copy_within(from, to);
+                part::copy(d, groups(&from), to / GROUP);
+                part::copy(q, from, to);
             }
             Rows::Q4_0 { q, d } => {
-                d.copy_within(groups(&from), to / GROUP);
-                q.copy_within(from.start / 2..from.end / 2, to / 2);
+                part::copy(d, groups(&from), to / GROUP);
+                part::copy(q, from.start / 2..from.end / 2, to / 2);
             }
         }
     }
@@ -112,15 +113,15 @@ impl<'a> Rows<'a> {
     /// Hands on a row as it is stored, little-endian.
     fn save<E>(&self, at: Range<usize>, sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         match self {
-            Rows::F32(values) => values[at].iter().try_for_each(|value| sink(&value.to_le_bytes())),
-            Rows::F16(values) => values[at].iter().try_for_each(|value| sink(&value.to_le_bytes())),
+            Rows::F32(values) => part(values, at).iter().try_for_each(|value| sink(&value.to_le_bytes())),
+            Rows::F16(values) => part(values, at).iter().try_for_each(|value| sink(&value.to_le_bytes())),
             Rows::Q8_0 { q, d } => {
-                sink(bytemuck::cast_slice(&q[at.clone()]))?;
-                d[at.start / GROUP..at.end / GROUP].iter().try_for_each(|d| sink(&d.to_le_bytes()))
+                sink(bytemuck::cast_slice(part(q, at.clone())))?;
+                part(d, at.start / GROUP..at.end / GROUP).iter().try_for_each(|d| sink(&d.to_le_bytes()))
             }
             Rows::Q4_0 { q, d } => {
-                sink(&q[at.start / 2..at.end / 2])?;
-                d[at.start / GROUP..at.end / GROUP].iter().try_for_each(|d| sink(&d.to_le_bytes()))
+                sink(part(q, at.start / 2..at.end / 2))?;
+                part(d, at.start / GROUP..at.end / GROUP).iter().try_for_each(|d| sink(&d.to_le_bytes()))
             }
         }
     }
@@ -128,15 +129,15 @@ impl<'a> Rows<'a> {
     /// Takes back what [`save`](Rows::save) handed on.
     fn restore<E>(&mut self, at: Range<usize>, read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         match self {
-            Rows::F32(values) => read_f32s(&mut values[at], read),
-            Rows::F16(values) => read_u16s(&mut values[at], read),
+            Rows::F32(values) => read_f32s(part_mut(values, at), read),
+            Rows::F16(values) => read_u16s(part_mut(values, at), read),
             Rows::Q8_0 { q, d } => {
-                read(bytemuck::cast_slice_mut(&mut q[at.clone()]))?;
-                read_f32s(&mut d[at.start / GROUP..at.end / GROUP], read)
+                read(bytemuck::cast_slice_mut(part_mut(q, at.clone())))?;
+                read_f32s(part_mut(d, at.start / GROUP..at.end / GROUP), read)
             }
             Rows::Q4_0 { q, d } => {
-                read(&mut q[at.start / 2..at.end / 2])?;
-                read_u16s(&mut d[at.start / GROUP..at.end / GROUP], read)
+                read(part_mut(q, at.start / 2..at.end / 2))?;
+                read_u16s(part_mut(d, at.start / GROUP..at.end / GROUP), read)
             }
         }
     }
@@ -154,9 +155,9 @@ pub(super) trait Stored: Copy {
 impl Stored for &[f32] {
     #[inline(always)]
     fn piece<L: Lanes>(self, lanes: L, at: usize, len: usize) -> L::Floats {
-        match self[at..].first_chunk() {
+        match part(self, at..).first_chunk() {
             Some(values) if len >= FLOAT_LANES => lanes.load(values),
-            _ => lanes.load(&filled_up(&self[at..at + len])),
+            _ => lanes.load(&filled_up(part(self, at..at + len))),
         }
     }
 
@@ -172,11 +173,11 @@ impl Stored for &Rows<'_> {
         match self {
             Rows::F32(values) => values.piece(lanes, at, len),
             Rows::F16(values) if len >= FLOAT_LANES => {
-                lanes.load_halves(values[at..].first_chunk().unwrap_or(&[0; FLOAT_LANES]))
+                lanes.load_halves(part(values, at..).first_chunk().unwrap_or(&[0; FLOAT_LANES]))
             }
             Rows::Q8_0 { q, d } if len >= FLOAT_LANES && at.is_multiple_of(FLOAT_LANES) => {
-                let codes = q[at..].first_chunk().unwrap_or(&[0; FLOAT_LANES]);
-                lanes.mul(lanes.load_codes(codes), lanes.all(d[at / GROUP]))
+                let codes = part(q, at..).first_chunk().unwrap_or(&[0; FLOAT_LANES]);
+                lanes.mul(lanes.load_codes(codes), lanes.all(item(d, at / GROUP)))
             }
             _ => lanes.load(&one_by_one(self, at, len)),
         }
@@ -194,17 +195,18 @@ impl Stored for &Rows<'_> {
 }
 
 /// [`Stored::piece`] where a head begins amid a group, or ends amid the lanes.
+#[inline(never)]
 fn one_by_one(rows: &Rows, at: usize, len: usize) -> [f32; FLOAT_LANES] {
     let mut values = [0.0; FLOAT_LANES];
     for (value, i) in values.iter_mut().zip(at..at + len) {
         *value = match rows {
-            Rows::F32(values) => values[i],
-            Rows::F16(values) => half_to_f32(values[i]),
-            Rows::Q8_0 { q, d } => f32::from(q[i]) * d[i / GROUP],
+            Rows::F32(values) => item(values, i),
+            Rows::F16(values) => half_to_f32(item(values, i)),
+            Rows::Q8_0 { q, d } => f32::from(item(q, i)) * item(d, i / GROUP),
             Rows::Q4_0 { q, d } => {
-                let byte = q[i / GROUP * HALF + i % HALF];
+                let byte = item(q, i / GROUP * HALF + i % HALF);
                 let code = (byte >> (i % GROUP / HALF * 4) & 15) as i8 - 8;
-                f32::from(code) * half_to_f32(d[i / GROUP])
+                f32::from(code) * half_to_f32(item(d, i / GROUP))
             }
         };
     }
@@ -233,20 +235,20 @@ impl LanesTask for Store<'_, '_> {
     fn run<L: Lanes>(self, lanes: L) {
         let Store { rows, at, row } = self;
         match rows {
-            Rows::F32(values) => values[at..][..row.len()].copy_from_slice(row),
+            Rows::F32(values) => part_mut(values, at..).iter_mut().zip(row).for_each(|(value, &x)| *value = x),
             Rows::F16(values) => {
-                for (values, x) in values[at..].as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
+                for (values, x) in part_mut(values, at..).as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
                     *values = lanes.to_halves(lanes.load(x));
                 }
             }
             Rows::Q8_0 { q, d } => {
-                let (q, d) = (&mut q[at..][..row.len()], &mut d[at / GROUP..][..row.len() / GROUP]);
+                let (q, d) = (part_mut(q, at..at + row.len()), part_mut(d, at / GROUP..(at + row.len()) / GROUP));
                 for ((x, q), d) in row.chunks_exact(GROUP).zip(q.chunks_exact_mut(GROUP)).zip(d) {
                     quant::quantize(x, q, slice::from_mut(d), &mut [0; GROUP / HALF]);
                 }
             }
             Rows::Q4_0 { q, d } => {
-                let groups = q[at / 2..].chunks_exact_mut(HALF).zip(&mut d[at / GROUP..]);
+                let groups = part_mut(q, at / 2..).chunks_exact_mut(HALF).zip(part_mut(d, at / GROUP..));
                 for ((q, d), x) in groups.zip(row.chunks_exact(GROUP)) {
                     *d = quantize_nibbles(x, q);
                 }

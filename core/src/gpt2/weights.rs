@@ -8,6 +8,7 @@ use core::ops::Range;
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf::{File, Tensor};
 use crate::ops::Matrix;
+use crate::part::{item, put};
 use crate::quant::Format;
 use crate::source::{Layout, Resident, Source};
 
@@ -171,10 +172,11 @@ impl Header {
         while let Some(tensor) = tensors.next()? {
             let (role, matrix) = place(&tensor, &config)?;
             let (word, bit) = (role.0 / 64, 1 << (role.0 % 64));
-            if seen[word] & bit != 0 {
+            if item(&seen, word) & bit != 0 {
                 return Err(Error::DuplicateTensor { tensor: tensor.name });
             }
-            seen[word] |= bit;
+            let noted = item(&seen, word) | bit;
+            put(&mut seen, word, noted);
             header.longest_row = header.longest_row.max(matrix.row_bytes());
             match role {
                 TOKEN_EMBD => {
@@ -195,7 +197,7 @@ impl Header {
             header.head_bytes = header.token_embd_bytes;
         }
         for role in (0..OUTSIDE.len() + config.n_layer * LAYER.len()).map(Role) {
-            if role != OUTPUT && seen[role.0 / 64] & 1 << (role.0 % 64) == 0 {
+            if role != OUTPUT && item(&seen, role.0 / 64) & 1 << (role.0 % 64) == 0 {
                 return Err(Error::MissingTensor { role });
             }
         }
@@ -218,7 +220,7 @@ impl Header {
             Head::Exact => Ok(exact),
             Head::TwoStage { .. } if self.tied => Err(Error::OneHead),
             Head::TwoStage { .. } => {
-                let rows = exact / n_vocab as u64 * head.candidates(n_vocab) as u64;
+                let rows = exact / n_vocab.max(1) as u64 * head.candidates(n_vocab) as u64;
                 let reads = self.token_embd_bytes + rows;
                 if reads < exact { Ok(reads) } else { Err(Error::DraftHead { reads, exact }) }
             }
@@ -315,10 +317,10 @@ impl<'a> Weights<'a> {
         while let Some(tensor) = tensors.next()? {
             let (role, matrix) = place(&tensor, &config)?;
             let index = Format::ALL.iter().position(|&format| format == matrix.format).unwrap_or(0);
-            slots[role.0] = matrix.at << 4 | index as u64;
+            put(slots, role.0, matrix.at << 4 | index as u64);
         }
         if header.tied {
-            slots[OUTPUT.0] = slots[TOKEN_EMBD.0];
+            put(slots, OUTPUT.0, item(slots, TOKEN_EMBD.0));
         }
         Ok(Weights { config, slots, head: OUTPUT })
     }
@@ -332,9 +334,10 @@ impl<'a> Weights<'a> {
     }
 
     fn matrix(&self, role: Role) -> Matrix {
-        let slot = self.slots[role.0];
+        let slot = item(self.slots, role.0);
         let (rows, cols) = role.shape(&self.config);
-        Matrix { format: Format::ALL[(slot & 15) as usize], at: slot >> 4, rows, cols }
+        let format = Format::ALL.get((slot & 15) as usize).copied().unwrap_or(Format::F32);
+        Matrix { format, at: slot >> 4, rows, cols }
     }
 
     /// Embedding of each token (n_vocab, n_embd).
@@ -406,7 +409,7 @@ impl<'a> Weights<'a> {
             let kept = layout.add(at, len);
             if let Some(role) = of.filter(|_| kept > 0) {
                 let matrix = self.matrix(role);
-                let tied = role == OUTPUT && self.slots[OUTPUT.0] == self.slots[TOKEN_EMBD.0];
+                let tied = role == OUTPUT && item(self.slots, OUTPUT.0) == item(self.slots, TOKEN_EMBD.0);
                 show(if tied { TOKEN_EMBD } else { role }, kept / matrix.row_bytes(), matrix.rows, kept);
             }
             Ok::<_, Infallible>(kept)

@@ -12,7 +12,7 @@
 use core::ops::Range;
 
 use super::iq4_nl::steps;
-use super::{Batch, Group, HALF, SUPER, multiply_groups, scale};
+use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -25,7 +25,7 @@ const QS: Range<usize> = 8..BYTES;
 
 /// Each group's scale, -32..=31.
 #[inline(always)]
-fn scales(block: &[u8]) -> [i8; 8] {
+fn scales(block: &[u8; BYTES]) -> [i8; 8] {
     let (high, low) = (&block[SCALES_H], &block[SCALES_L]);
     core::array::from_fn(|g| {
         let low = low[g / 2] >> (4 * (g % 2)) & 15;
@@ -35,14 +35,20 @@ fn scales(block: &[u8]) -> [i8; 8] {
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let d = scale(block, D);
-    for ((out, qs), s) in out.chunks_exact_mut(32).zip(block[QS].chunks_exact(HALF)).zip(scales(block)) {
+    for ((out, qs), s) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(block[QS].chunks_exact(HALF)).zip(scales(block))
+    {
         let ds = d * f32::from(s);
         for (out, q) in out.iter_mut().zip(steps(qs)) {
             *out = ds * f32::from(q);
         }
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

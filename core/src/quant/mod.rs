@@ -36,6 +36,8 @@ use core::slice;
 
 pub use arch::{Kernel, Lanes, LanesTask, Task, prefetch};
 
+use crate::part::part;
+
 /// Activations that share one scale.
 pub const GROUP: usize = 32;
 /// Activations whose int8 sum is kept for formats with a minimum: half a [`GROUP`].
@@ -89,7 +91,7 @@ macro_rules! of_format {
             Format::Q6_K if cfg!(feature = "k") => q6_k::$f($($arg),*),
             Format::IQ4_NL if cfg!(feature = "iq") => iq4_nl::$f($($arg),*),
             Format::IQ4_XS if cfg!(feature = "iq") => iq4_xs::$f($($arg),*),
-            _ => unreachable!("Header::read lets no other format in"),
+            _ => debug_assert!(false, "Header::read lets no other format in"),
         }
     };
 }
@@ -184,20 +186,24 @@ impl Format {
     }
 }
 
-/// The weights of whole blocks, as f32.
+/// The weights of whole blocks, as f32: as many blocks as both `blocks` and `out` hold.
 ///
 /// # Panics
-/// `out` is not as long as the blocks in `blocks` make it, or the format is not built in.
+/// In a debug build, if `out` is not as long as `blocks` make it, or the format is not built in.
 pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
     let (len, bytes) = format.block();
-    assert_eq!(blocks.len() / bytes * len, out.len(), "one value out for each weight in");
-    if format.is_float() {
-        // Whole vectors at once: a block is one weight.
-        return of_format!(format, dequantize(blocks, out));
-    }
-    for (block, out) in blocks.chunks_exact(bytes).zip(out.chunks_exact_mut(len)) {
-        of_format!(format, dequantize(block, out));
-    }
+    debug_assert_eq!(blocks.len() / bytes * len, out.len(), "one value out for each weight in");
+    of_format!(format, dequantize(blocks, out));
+}
+
+/// [`dequantize`] of the format whose one block's weights are `values`.
+#[inline(always)]
+fn dequantize_blocks<const LEN: usize, const BYTES: usize>(
+    values: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
+    blocks: &[u8],
+    out: &mut [f32],
+) {
+    blocks.as_chunks().0.iter().zip(out.as_chunks_mut().0).for_each(|(block, out)| values(block, out));
 }
 
 /// The product of a row of weights with an activation row.
@@ -205,29 +211,48 @@ pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
 /// Integer formats read `x.q`, `x.d` and `x.sums`; float formats read `x.x`.
 ///
 /// # Panics
-/// The row has not as many weights as `x` has activations of the kind it needs, or the format is not built in.
+/// As [`multiply`].
 pub fn dot(format: Format, row: &[u8], x: &Activation) -> f32 {
     let cols = if format.is_float() { x.x.len() } else { x.q.len() };
-    assert_eq!(row.len(), format.row_bytes(cols), "as many weights as activations");
     let Activation { x, q, d, sums } = *x;
-    let mut product = 0.0;
-    generic(format, row, &Batch { cols, x, q, d, sums }, slice::from_mut(&mut product));
+    let x = Batch { cols, x, q, d, sums };
+    let fits = fits(format, row, &x, 1);
+    debug_assert!(fits, "a {format:?} row of {} bytes for {cols} activations", row.len());
+    let mut product = f32::NAN;
+    if fits {
+        generic(format, row, &x, slice::from_mut(&mut product));
+    }
     product
 }
 
 /// The products of `rows` with each of the B activation rows of `x`, as (rows, B).
 ///
-/// The same bits as [`dot`] of each, whatever the kernel.
+/// The same bits as [`dot`] of each, whatever the kernel. Where shapes do not fit each other, or the format is not built
+/// in, all are NaN: no token can be chosen from them.
 ///
 /// # Panics
-/// A row has not as many weights as `x` has activations, `products` is not as long as its shape says, or the format is
-/// not built in.
+/// In a debug build, in that case.
 pub fn multiply(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, products: &mut [f32]) {
-    let n_rows = rows.len() / format.row_bytes(x.cols);
-    assert_eq!(rows.len(), n_rows * format.row_bytes(x.cols), "whole rows");
-    assert_eq!(products.len(), n_rows * x.len(), "one product for each row and activation row");
-    assert!(format.is_built(), "Header::read lets no other format in"); // so the linker drops the others' kernels
-    kernel.multiply(format, rows, x, products);
+    let fits = fits(format, rows, x, products.len()) && (format.is_float() || x.x.len() == x.q.len());
+    debug_assert!(fits, "{format:?} rows of {} bytes for {} columns", rows.len(), x.cols);
+    // The linker drops the kernels of formats that are not built in.
+    if fits && format.is_built() {
+        kernel.multiply(format, rows, x, products);
+    } else {
+        products.fill(f32::NAN);
+    }
+}
+
+/// Whether these are whole rows, with as many products as they make with whole activation rows of the kind they need.
+fn fits(format: Format, rows: &[u8], x: &Batch, products: usize) -> bool {
+    let row_bytes = format.row_bytes(x.cols).max(1);
+    let n = if format.is_float() { x.x.len() } else { x.q.len() };
+    let quantised = x.d.len() == n / GROUP && x.sums.len() == n / HALF;
+    let batch = n / x.cols.max(1);
+    n == batch * x.cols
+        && (format.is_float() || quantised)
+        && rows.len().is_multiple_of(row_bytes)
+        && products == rows.len() / row_bytes * batch
 }
 
 /// [`multiply`]: the definition.
@@ -253,7 +278,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// How many rows there are (B).
     pub fn len(&self) -> usize {
-        self.x.len() / self.cols
+        self.x.len() / self.cols.max(1)
     }
 
     /// Whether there is none.
@@ -261,18 +286,18 @@ impl<'a> Batch<'a> {
         self.x.is_empty()
     }
 
-    /// Row `b`.
+    /// Row `b`; empty if there are fewer.
     ///
     /// # Panics
-    /// There are fewer.
+    /// In a debug build, if there are fewer.
     #[inline(always)]
     pub fn row(&self, b: usize) -> Activation<'a> {
         let cols = self.cols;
         Activation {
-            x: &self.x[b * cols..][..cols],
-            q: &self.q[b * cols..][..cols],
-            d: &self.d[b * (cols / GROUP)..][..cols / GROUP],
-            sums: &self.sums[b * (cols / HALF)..][..cols / HALF],
+            x: part(self.x, b * cols..(b + 1) * cols),
+            q: part(self.q, b * cols..(b + 1) * cols),
+            d: part(self.d, b * (cols / GROUP)..(b + 1) * (cols / GROUP)),
+            sums: part(self.sums, b * (cols / HALF)..(b + 1) * (cols / HALF)),
         }
     }
 }
@@ -299,11 +324,11 @@ const SUPER: usize = 256;
 /// it cannot vanish.
 ///
 /// # Panics
-/// `x` is no whole number of groups, or an output is not as long as its doc in [`Activation`] says.
+/// In a debug build, if `x` is no whole number of groups, or an output is not as long as its doc in [`Activation`] says.
 #[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
-    assert!(x.len().is_multiple_of(GROUP) && q.len() == x.len());
-    assert!(d.len() == x.len() / GROUP && sums.len() == x.len() / HALF);
+    debug_assert!(x.len().is_multiple_of(GROUP) && q.len() == x.len());
+    debug_assert!(d.len() == x.len() / GROUP && sums.len() == x.len() / HALF);
     let groups = x.chunks_exact(GROUP).zip(q.chunks_exact_mut(GROUP)).zip(d).zip(sums.as_chunks_mut::<2>().0);
     for (((x, q), d), sums) in groups {
         // Magnitudes compare as integers do, and NaN is above all of them.
@@ -379,10 +404,10 @@ fn multiply_floats<const BYTES: usize>(
     x: &Batch,
     products: &mut [f32],
 ) {
-    let batch = x.x.len() / x.cols;
-    for (products, row) in products.chunks_exact_mut(batch).zip(rows.chunks_exact(x.cols * BYTES)) {
-        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(x.cols)) {
-            *product = dot_float(row.as_chunks().0, &weight, x);
+    let (batch, cols) = (x.len().max(1), x.cols.max(1));
+    for (products, row) in products.chunks_exact_mut(batch).zip(rows.as_chunks().0.chunks_exact(cols)) {
+        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(cols)) {
+            *product = dot_float(row, &weight, x);
         }
     }
 }
@@ -436,8 +461,8 @@ fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     x: &Batch,
     products: &mut [f32],
 ) {
-    let batch = x.q.len() / x.cols;
-    for (products, row) in products.chunks_exact_mut(batch).zip(rows.chunks_exact(x.cols / LEN * BYTES)) {
+    let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / LEN).max(1));
+    for (products, row) in products.chunks_exact_mut(batch).zip(rows.as_chunks().0.chunks_exact(blocks)) {
         for (i, products) in products.chunks_mut(COLUMNS).enumerate() {
             match products {
                 [product] => *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, i * COLUMNS),
@@ -451,16 +476,16 @@ fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
 #[inline(always)]
 fn dot_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     group: impl Fn(&[u8; BYTES], usize) -> Group,
-    row: &[u8],
+    row: &[[u8; BYTES]],
     x: &Batch,
     b: usize,
 ) -> f32 {
     let first = b * (x.cols / GROUP);
-    let (q, d, sums) = (&x.q.as_chunks().0[first..], &x.d[first..], &x.sums.as_chunks().0[first..]);
+    let (q, d, sums) = (part(x.q.as_chunks().0, first..), part(x.d, first..), part(x.sums.as_chunks().0, first..));
     let groups = LEN / GROUP;
     let x = q.chunks_exact(groups).zip(d.chunks_exact(groups)).zip(sums.chunks_exact(groups));
     let mut lanes = [0.0; LANES];
-    for (i, (block, ((q, d), sums))) in row.as_chunks().0.iter().zip(x).enumerate() {
+    for (i, (block, ((q, d), sums))) in row.iter().zip(x).enumerate() {
         for g in 0..groups {
             lanes[(i * groups + g) % LANES] += group(block, g).dot::<MINIMA>(&q[g], d[g], sums[g]);
         }
@@ -475,7 +500,7 @@ const COLUMNS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
 #[inline(always)]
 fn multiply_row<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     group: impl Fn(&[u8; BYTES], usize) -> Group,
-    row: &[u8],
+    row: &[[u8; BYTES]],
     x: &Batch,
     first: usize,
     products: &mut [f32],
@@ -483,8 +508,8 @@ fn multiply_row<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     let n_groups = x.cols / GROUP;
     let mut slab = Slab { codes: [[0; GROUP]; LANES], d: [0.0; LANES], minima: [[0; 2]; LANES], m: [0.0; LANES] };
     let mut lanes = [[0.0; LANES]; COLUMNS];
-    for (g, blocks) in (0..n_groups).step_by(LANES).zip(row.chunks(LANES * GROUP / LEN * BYTES)) {
-        for (i, block) in blocks.as_chunks().0.iter().enumerate() {
+    for (g, blocks) in (0..n_groups).step_by(LANES).zip(row.chunks(LANES * GROUP / LEN)) {
+        for (i, block) in blocks.iter().enumerate() {
             for j in 0..LEN / GROUP {
                 slab.put::<MINIMA>((i * (LEN / GROUP) + j) % LANES, &group(block, j));
             }
@@ -522,8 +547,8 @@ impl Slab {
     /// Adds each group's product with one of activations to its lane.
     #[inline(always)]
     fn multiply<const MINIMA: bool>(&self, x: &Batch, groups: Range<usize>, lanes: &mut [f32; LANES]) {
-        let (q, d) = (&x.q.as_chunks::<GROUP>().0[groups.clone()], &x.d[groups.clone()]);
-        let sums = if MINIMA { &x.sums.as_chunks::<2>().0[groups] } else { &[] };
+        let (q, d) = (part(x.q.as_chunks::<GROUP>().0, groups.clone()), part(x.d, groups.clone()));
+        let sums = if MINIMA { part(x.sums.as_chunks::<2>().0, groups) } else { &[] };
         match (q.first_chunk::<LANES>(), d.first_chunk::<LANES>()) {
             (Some(q), Some(d)) => self.multiply_groups::<MINIMA>(q, d, sums, lanes),
             _ => self.multiply_groups::<MINIMA>(q, d, sums, lanes),

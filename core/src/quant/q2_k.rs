@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, HALF, SUPER, multiply_groups, scale};
+use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -34,15 +34,20 @@ pub(super) fn pairs(qs: &[u8], g: usize) -> [i8; GROUP] {
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         let scales = &block[SCALES][2 * g..][..2];
         for (i, (out, q)) in out.iter_mut().zip(pairs(&block[QS], g)).enumerate() {
             let s = scales[i / HALF];
             *out = d * f32::from(s & 15) * f32::from(q) - dmin * f32::from(s >> 4);
         }
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

@@ -13,7 +13,7 @@
 use core::ops::Range;
 
 use super::q2_k::pairs;
-use super::{Batch, GROUP, Group, HALF, SUPER, multiply_groups, scale};
+use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -26,7 +26,7 @@ const D: Range<usize> = 108..110;
 
 /// Group `g`'s codes, -4..=3.
 #[inline(always)]
-fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
+fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
     let mut codes = pairs(&block[QS], g);
     for (code, mask) in codes.iter_mut().zip(&block[HMASK]) {
         *code += (mask >> g & 1) as i8 * 4 - 4;
@@ -36,7 +36,7 @@ fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
 
 /// Every half group's scale, -32..=31.
 #[inline(always)]
-fn scales(block: &[u8]) -> [i8; 16] {
+fn scales(block: &[u8; BYTES]) -> [i8; 16] {
     let s = &block[SCALES];
     core::array::from_fn(|j| {
         let low = s[j % 8] >> (4 * (j / 8)) & 15;
@@ -46,14 +46,19 @@ fn scales(block: &[u8]) -> [i8; 16] {
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let d = scale(block, D);
     let scales = scales(block);
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         for (i, (out, q)) in out.iter_mut().zip(codes(block, g)).enumerate() {
             *out = d * f32::from(scales[2 * g + i / HALF]) * f32::from(q);
         }
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, less, multiply_groups, nibbles, scale};
+use super::{Batch, GROUP, Group, dequantize_blocks, less, multiply_groups, nibbles, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -19,16 +19,21 @@ const D: Range<usize> = 0..2;
 const QS: Range<usize> = 2..BYTES;
 
 #[inline(always)]
-fn codes(block: &[u8]) -> [i8; GROUP] {
+fn codes(block: &[u8; BYTES]) -> [i8; GROUP] {
     less(nibbles(&block[QS]), 8)
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let d = scale(block, D);
     for (out, q) in out.iter_mut().zip(codes(block)) {
         *out = f32::from(q) * d;
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

@@ -13,7 +13,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, SUPER, multiply_groups, scale};
+use super::{Batch, GROUP, Group, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -27,12 +27,8 @@ const QS: Range<usize> = 16..BYTES;
 /// Group `g`'s scale and minimum, 0..=63. Shared with Q5_K.
 #[inline(always)]
 pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
-    if g < 4 {
-        (scales[g] & 63, scales[g + 4] & 63)
-    } else {
-        let low = scales[g + 4];
-        (low & 15 | scales[g - 4] >> 6 << 4, low >> 4 | scales[g] >> 6 << 4)
-    }
+    let [a, b, c] = [scales[g % 4], scales[4 + g % 4], scales[8 + g % 4]];
+    if g < 4 { (a & 63, b & 63) } else { (c & 15 | a >> 6 << 4, c >> 4 | b >> 6 << 4) }
 }
 
 /// Group `g`'s nibbles. Shared with Q5_K.
@@ -46,15 +42,20 @@ pub(super) fn nibbles(qs: &[u8], g: usize) -> [i8; GROUP] {
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         let (s, m) = scale_and_minimum(&block[SCALES], g);
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
         for (out, q) in out.iter_mut().zip(nibbles(&block[QS], g)) {
             *out = ds * f32::from(q) - dm;
         }
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

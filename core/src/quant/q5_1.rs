@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use super::q5_0::fives;
-use super::{Batch, GROUP, Group, less, multiply_groups, scale};
+use super::{Batch, GROUP, Group, dequantize_blocks, less, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -23,16 +23,21 @@ const QH: Range<usize> = 4..8;
 const QS: Range<usize> = 8..BYTES;
 
 #[inline(always)]
-fn codes(block: &[u8]) -> [i8; GROUP] {
+fn codes(block: &[u8; BYTES]) -> [i8; GROUP] {
     less(fives(&block[QH], &block[QS]), 0)
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, m) = (scale(block, D), scale(block, M));
     for (out, q) in out.iter_mut().zip(codes(block)) {
         *out = f32::from(q) * d + m;
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

@@ -12,7 +12,7 @@
 use core::ops::Range;
 
 use super::q4_k::{self, scale_and_minimum};
-use super::{Batch, GROUP, Group, SUPER, multiply_groups, scale};
+use super::{Batch, GROUP, Group, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -26,7 +26,7 @@ const QS: Range<usize> = 48..BYTES;
 
 /// Group `g`'s codes, 0..=31.
 #[inline(always)]
-fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
+fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
     let mut codes = q4_k::nibbles(&block[QS], g);
     for (code, high) in codes.iter_mut().zip(&block[QH]) {
         *code |= ((high >> g & 1) << 4) as i8;
@@ -35,15 +35,20 @@ fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         let (s, m) = scale_and_minimum(&block[SCALES], g);
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
         for (out, q) in out.iter_mut().zip(codes(block, g)) {
             *out = ds * f32::from(q) - dm;
         }
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

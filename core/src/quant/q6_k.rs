@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, HALF, SUPER, multiply_groups, scale};
+use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -25,7 +25,7 @@ const D: Range<usize> = 208..BYTES;
 
 /// Group `g`'s codes, -32..=31.
 #[inline(always)]
-fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
+fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
     let (half, g) = (g / 4, g % 4);
     let ql = &block[QL][half * 64 + g % 2 * GROUP..][..GROUP];
     let qh = &block[QH][half * GROUP..][..GROUP];
@@ -37,14 +37,19 @@ fn codes(block: &[u8], g: usize) -> [i8; GROUP] {
 }
 
 /// The weights of one block.
-pub(super) fn dequantize(block: &[u8], out: &mut [f32]) {
+fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let d = scale(block, D);
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         let scales = &block[SCALES][2 * g..][..2];
         for (i, (out, q)) in out.iter_mut().zip(codes(block, g)).enumerate() {
             *out = d * f32::from(scales[i / HALF] as i8) * f32::from(q);
         }
     }
+}
+
+/// The weights of any number of blocks.
+pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
+    dequantize_blocks(values, blocks, out);
 }
 
 /// Group `g` of a block.

@@ -4,6 +4,7 @@
 //! the definition's are: a NaN's sign and payload differ between processors, that it is one does not.
 
 use super::{Batch, Format, GROUP, HALF, Kernel, dot, multiply, quantize};
+use crate::part::{part, part_mut, put};
 
 /// A generator of random numbers. Source: Steele, Lea and Flood, SplitMix64, 2014.
 #[derive(Debug, Clone)]
@@ -43,7 +44,11 @@ impl Bytes {
         for (i, block) in blocks.chunks_mut(format.block().1).enumerate() {
             match self {
                 Bytes::Codes(_) => {
-                    scales(format).iter().for_each(|&at| block[at..at + 2].copy_from_slice(&0x3c00u16.to_le_bytes()))
+                    let [low, high] = 0x3c00u16.to_le_bytes();
+                    scales(format).iter().for_each(|&at| {
+                        put(block, at, low);
+                        put(block, at + 1, high);
+                    });
                 }
                 Bytes::Gaps if i % 2 == 0 => block.fill(0),
                 _ => {}
@@ -83,8 +88,8 @@ impl Values {
             match (self, g % 11) {
                 (Values::Ends, _) => x.iter_mut().for_each(|x| *x = 3f32.copysign(*x)),
                 (Values::Wild, 3) => x.fill(0.0),
-                (Values::Wild, 5) => x[7] = f32::NAN,
-                (Values::Wild, 6) => x[31] = f32::NEG_INFINITY,
+                (Values::Wild, 5) => put(x, 7, f32::NAN),
+                (Values::Wild, 6) => put(x, 31, f32::NEG_INFINITY),
                 (Values::Wild, 8) => x.iter_mut().for_each(|x| *x *= 1e37),
                 (Values::Wild, 9) => x.iter_mut().for_each(|x| *x *= 1e-30),
                 _ => {}
@@ -116,8 +121,9 @@ pub fn difference(kernel: Kernel, format: Format, rows: &[u8], x: &Batch, produc
     multiply(kernel, format, rows, x, products);
     let row_bytes = format.row_bytes(x.cols);
     products.iter().enumerate().find_map(|(i, &product)| {
-        let (row, b) = (i / x.len(), i % x.len());
-        let defined = dot(format, &rows[row * row_bytes..][..row_bytes], &x.row(b));
+        let batch = x.len().max(1);
+        let (row, b) = (i / batch, i % batch);
+        let defined = dot(format, part(rows, row * row_bytes..(row + 1) * row_bytes), &x.row(b));
         let same = defined.to_bits() == product.to_bits() || (defined.is_nan() && product.is_nan());
         (!same).then_some(Difference { row, b, product, defined })
     })
@@ -146,15 +152,17 @@ pub fn try_kernel(kernel: Kernel, format: Format) -> Result<usize, Difference> {
             for batch in 1..=BATCH {
                 let len = format.block().0.max(GROUP);
                 let cols = if len == GROUP { COLS - batch * GROUP } else { COLS };
-                let rows = &mut rows[..ROWS * format.row_bytes(cols)];
+                let rows = part_mut(&mut rows, ..ROWS * format.row_bytes(cols));
                 bytes.fill(&mut random, format, rows);
-                let x = &mut values[..batch * cols];
+                let x = part_mut(&mut values, ..batch * cols);
                 kind.fill(&mut random, x);
-                let (q, d, sums) = (&mut q[..x.len()], &mut d[..x.len() / GROUP], &mut sums[..x.len() / HALF]);
+                let n = x.len();
+                let (q, d, sums) =
+                    (part_mut(&mut q, ..n), part_mut(&mut d, ..n / GROUP), part_mut(&mut sums, ..n / HALF));
                 quantize(x, q, d, sums);
                 let x = Batch { cols, x, q, d, sums };
                 let mut products = [0.0; ROWS * BATCH];
-                let products = &mut products[..ROWS * batch];
+                let products = part_mut(&mut products, ..ROWS * batch);
                 match difference(kernel, format, rows, &x, products) {
                     Some(difference) => return Err(difference),
                     None => compared += products.len(),

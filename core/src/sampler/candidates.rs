@@ -176,7 +176,7 @@ impl<'a> Candidates<'a> {
         }
         sort(kept, |a, b| a > b);
         let n = kept.partition_point(|&candidate| logit(candidate) > f32::NEG_INFINITY);
-        if n == 0 { Err(Error::NothingLeft) } else { Ok(&mut kept[..n]) }
+        kept.get_mut(..n).filter(|kept| !kept.is_empty()).ok_or(Error::NothingLeft)
     }
 
     /// What is kept for a choice, barred ones too, in the order that [`sorted`](Candidates::sorted) left.
@@ -194,7 +194,7 @@ impl Sink for Candidates<'_> {
         while let Some(token) = recent.next().into_iter().chain(barred.next()).min() {
             let at = (token - first) as usize;
             let Some(&logit) = logits.get(at) else { break };
-            best.push(n + done, choice, first + done as u32, &logits[done..at]);
+            best.push(n + done, choice, first + done as u32, logits.get(done..at).unwrap_or_default());
             let is_recent = recent.meets(token) && !*defers_penalty;
             match barred.meets(token) {
                 true => best.bar(n + at, choice, token, logit),
@@ -203,7 +203,7 @@ impl Sink for Candidates<'_> {
             }
             done = at + 1;
         }
-        best.push(n + done, choice, first + done as u32, &logits[done..]);
+        best.push(n + done, choice, first + done as u32, logits.get(done..).unwrap_or_default());
     }
 
     fn refuse(&mut self, choice: usize, token: Token) {
@@ -241,12 +241,12 @@ impl<'a> Marks<'a> {
 
     /// Those of a choice.
     fn of(&self, choice: usize) -> &[u32] {
-        &self.ids[choice * self.each..][..self.each]
+        self.ids.get(choice * self.each..(choice + 1) * self.each).unwrap_or_default()
     }
 
     /// Makes these tokens, as many as there is room for, those of a choice.
     fn set(&mut self, choice: usize, tokens: impl Iterator<Item = u32>) {
-        let ids = &mut self.ids[choice * self.each..][..self.each];
+        let ids = self.ids.get_mut(choice * self.each..(choice + 1) * self.each).unwrap_or_default();
         ids.fill(NO_TOKEN);
         ids.iter_mut().zip(tokens).for_each(|(id, token)| *id = token);
         sort(ids, |a, b| a < b);
@@ -259,7 +259,7 @@ struct Walk<'a>(&'a [u32]);
 impl<'a> Walk<'a> {
     /// From the first one that is not below `id` on.
     fn from(ids: &'a [u32], id: u32) -> Self {
-        Walk(&ids[ids.partition_point(|&other| other < id)..])
+        Walk(ids.get(ids.partition_point(|&other| other < id)..).unwrap_or_default())
     }
 
     /// The id that comes next.
@@ -270,8 +270,8 @@ impl<'a> Walk<'a> {
     /// Whether the walk meets `id`; no id may be asked for after a higher one.
     fn meets(&mut self, id: u32) -> bool {
         let met = self.0.first() == Some(&id);
-        while self.0.first() == Some(&id) {
-            self.0 = &self.0[1..];
+        while let Some((_, rest)) = self.0.split_first().filter(|(first, _)| **first == id) {
+            self.0 = rest;
         }
         met
     }

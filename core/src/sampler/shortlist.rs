@@ -1,9 +1,10 @@
 //! The largest logits of each choice, kept while they stream by.
 
 use core::iter;
+use core::ops::Range;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
-use crate::sort::sort;
+use crate::sort::{sift_down, sort};
 use crate::tokenizer::Token;
 
 /// Logits that are looked at together, to see whether any has to be kept: few enough to be worth it, and whole vectors.
@@ -89,10 +90,7 @@ impl<'a> Shortlist<'a> {
     }
 
     /// Takes a choice's logits of the tokens from id `first` on, of which it has `n` of lower ids already, and keeps
-    /// the largest.
-    ///
-    /// # Panics
-    /// `choice` is not among those that were planned.
+    /// the largest; none of a choice beyond those that were planned.
     pub fn push(&mut self, n: usize, choice: usize, first: u32, logits: &[f32]) {
         self.n_pushed = n;
         let (chunks, rest) = logits.as_chunks::<CHUNK>();
@@ -119,7 +117,7 @@ impl<'a> Shortlist<'a> {
     /// Takes one logit after the other, as what `adjust` makes of it.
     fn push_each(&mut self, choice: usize, first: u32, logits: &[f32], adjust: impl Fn(f32) -> f32) {
         let limit = self.limit;
-        let kept = &mut self.kept[choice * limit..][..limit];
+        let kept = self.kept.get_mut(choice * limit..(choice + 1) * limit).unwrap_or_default();
         let mut n_kept = limit.min(self.n_pushed);
         self.n_pushed += logits.len();
         for (id, &logit) in (first..).zip(logits) {
@@ -127,18 +125,16 @@ impl<'a> Shortlist<'a> {
                 self.not_finite = Some((choice, Token(id)));
             }
             let candidate = candidate(adjust(logit), id);
-            if n_kept < limit {
-                kept[n_kept] = candidate;
+            if let Some(room) = kept.get_mut(n_kept) {
+                *room = candidate;
                 n_kept += 1;
                 if n_kept == limit {
                     // The worst on top, so that one comparison turns most later logits away.
-                    for i in (0..limit / 2).rev() {
-                        sift_down(kept, i);
-                    }
+                    (0..limit / 2).rev().for_each(|i| sift_down(kept, i, worst_on_top));
                 }
-            } else if candidate > kept[0] {
-                kept[0] = candidate;
-                sift_down(kept, 0);
+            } else if let Some(worst) = kept.first_mut().filter(|worst| candidate > **worst) {
+                *worst = candidate;
+                sift_down(kept, 0, worst_on_top);
             }
         }
     }
@@ -155,14 +151,20 @@ impl<'a> Shortlist<'a> {
         self.not_finite
     }
 
+    /// Where the tokens of a choice are kept, of which there are fewer until as many were pushed.
+    fn places(&self, choice: usize) -> Range<usize> {
+        choice * self.limit..choice * self.limit + self.limit.min(self.n_pushed)
+    }
+
     /// What is kept for a choice, in any order.
     pub(super) fn kept(&mut self, choice: usize) -> &mut [u64] {
-        &mut self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
+        let places = self.places(choice);
+        self.kept.get_mut(places).unwrap_or_default()
     }
 
     /// What is kept for a choice, in the order in which it was left.
     pub(super) fn peek(&self, choice: usize) -> &[u64] {
-        &self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)]
+        self.kept.get(self.places(choice)).unwrap_or_default()
     }
 
     /// Sorts the tokens of each of the first `choices` by id: before [`ids`](Shortlist::ids) and
@@ -173,7 +175,7 @@ impl<'a> Shortlist<'a> {
 
     /// What is kept for a choice, and how many of them have an id below `token`.
     fn below(&self, choice: usize, token: u32) -> (&[u64], usize) {
-        let kept = &self.kept[choice * self.limit..][..self.limit.min(self.n_pushed)];
+        let kept = self.peek(choice);
         (kept, kept.partition_point(|&candidate| id(candidate) < token))
     }
 
@@ -198,20 +200,7 @@ impl<'a> Shortlist<'a> {
     }
 }
 
-/// Restores a heap with the smallest on top, whose element `i` may be larger than its children.
-fn sift_down(heap: &mut [u64], mut i: usize) {
-    loop {
-        let mut child = 2 * i + 1;
-        if child >= heap.len() {
-            return;
-        }
-        if child + 1 < heap.len() && heap[child + 1] < heap[child] {
-            child += 1;
-        }
-        if heap[i] <= heap[child] {
-            return;
-        }
-        heap.swap(i, child);
-        i = child;
-    }
+/// The order of a heap with the worst candidate on top.
+fn worst_on_top(a: u64, b: u64) -> bool {
+    a > b
 }

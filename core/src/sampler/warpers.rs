@@ -36,21 +36,24 @@ pub(super) struct Weights<'k> {
 }
 
 impl<'k> Weights<'k> {
-    /// # Panics
-    /// There is no candidate.
     pub(super) fn new(kept: &'k [u64], temperature: f32) -> Self {
-        Weights { kept, scale: Scale { best: logit(kept[0]), temperature } }
+        Weights { kept, scale: Scale { best: kept.first().map_or(0.0, |&best| logit(best)), temperature } }
+    }
+
+    fn of(&self, range: Range<usize>) -> &[u64] {
+        self.kept.get(range).unwrap_or_default()
     }
 
     /// The sum over some of them.
+    #[inline(never)]
     pub(super) fn total(&self, range: Range<usize>) -> f32 {
-        self.kept[range].iter().map(|&c| self.scale.weight(c)).sum()
+        self.of(range).iter().map(|&c| self.scale.weight(c)).sum()
     }
 
     /// `-Σ p ln p` over some of them alone, in nats.
     fn entropy(&self, range: Range<usize>) -> f32 {
         let total = self.total(range.clone());
-        let logs: f32 = self.kept[range].iter().map(|&c| self.scale.weight(c) * self.scale.log(c)).sum();
+        let logs: f32 = self.of(range).iter().map(|&c| self.scale.weight(c) * self.scale.log(c)).sum();
         libm::logf(total) - logs / total
     }
 
@@ -69,7 +72,7 @@ impl<'k> Weights<'k> {
             n = self.kept.iter().take_while(reached).count();
         }
         if min_p > 0.0 {
-            n = self.kept[..n].iter().take_while(|&&c| self.scale.weight(c) >= min_p).count();
+            n = self.of(0..n).iter().take_while(|&&c| self.scale.weight(c) >= min_p).count();
         }
         let mut left = 0..n.max(1);
         if typical_p < 1.0 {
@@ -89,9 +92,10 @@ impl<'k> Weights<'k> {
     fn typical(&self, range: Range<usize>, mass: f32) -> Range<usize> {
         let (total, entropy) = (self.total(range.clone()), self.entropy(range.clone()));
         let log_total = libm::logf(total);
-        let distance = |i: usize| (log_total - self.scale.log(self.kept[i]) - entropy).abs();
+        let log = |i: usize| self.kept.get(i).map_or(f32::NEG_INFINITY, |&c| self.scale.log(c));
+        let distance = |i: usize| (log_total - log(i) - entropy).abs();
         // Information grows along the list: the nearest ones lie around where it passes the entropy.
-        let middle = self.kept[range.clone()].partition_point(|&c| log_total - self.scale.log(c) < entropy);
+        let middle = self.of(range.clone()).partition_point(|&c| log_total - self.scale.log(c) < entropy);
         let mut near = range.start + middle..range.start + middle;
         let (mut sum, mut furthest) = (0.0, None);
         loop {
@@ -108,7 +112,7 @@ impl<'k> Weights<'k> {
                 return near;
             }
             near = near.start.min(next)..near.end.max(next + 1);
-            sum += self.scale.weight(self.kept[next]) / total;
+            sum += exp(log(next)) / total;
             if sum >= mass && furthest.is_none() {
                 furthest = Some(distance(next));
             }
@@ -118,7 +122,7 @@ impl<'k> Weights<'k> {
     /// Of `range`, those of this probability at least, and the best one.
     fn at_least(&self, range: Range<usize>, probability: f32) -> Range<usize> {
         let total = self.total(range.clone());
-        let n = self.kept[range.clone()].iter().take_while(|&&c| self.scale.weight(c) / total >= probability).count();
+        let n = self.of(range.clone()).iter().take_while(|&&c| self.scale.weight(c) / total >= probability).count();
         range.start..range.start + n.max(1)
     }
 }

@@ -29,38 +29,49 @@ pub(crate) enum Symbol {
     Merged(u32),
 }
 
-/// The four arrays, each as long as the piece.
+/// A word for each byte of the piece.
+struct Words<'s>(&'s mut [u32]);
+
+impl Words<'_> {
+    /// The word of a place; beyond the piece nothing starts and nothing merges.
+    fn get(&self, i: usize) -> u32 {
+        self.0.get(i).copied().unwrap_or(NONE)
+    }
+
+    /// Changes the word of a place in the piece.
+    fn set(&mut self, i: usize, word: u32) {
+        self.0.get_mut(i).into_iter().for_each(|old| *old = word);
+    }
+}
+
+/// The four arrays.
 struct Symbols<'s> {
-    next: &'s mut [u32],
-    start: &'s mut [u32],
-    rank: &'s mut [u32],
-    tree: &'s mut [u32],
+    next: Words<'s>,
+    start: Words<'s>,
+    rank: Words<'s>,
+    tree: Words<'s>,
 }
 
 impl Symbols<'_> {
     /// The place with the lowest rank below node `k`; from the piece's length on, nodes are the places themselves.
     fn winner(&self, k: usize) -> usize {
-        let n = self.rank.len();
-        if k < n { self.tree[k] as usize } else { k - n }
+        k.checked_sub(self.rank.0.len()).unwrap_or_else(|| self.tree.get(k) as usize)
     }
 
     /// The place and the rank of the next pair to merge.
     fn best(&self) -> Option<(usize, u32)> {
-        if self.rank.is_empty() {
-            return None;
-        }
         let i = self.winner(1);
-        Some((i, self.rank[i])).filter(|&(_, rank)| rank != NONE)
+        Some((i, self.rank.get(i))).filter(|&(_, rank)| rank != NONE)
     }
 
     fn play(&mut self, k: usize) {
         let (a, b) = (self.winner(2 * k), self.winner(2 * k + 1));
-        self.tree[k] = if (self.rank[a], a) < (self.rank[b], b) { a } else { b } as u32;
+        self.tree.set(k, if (self.rank.get(a), a) < (self.rank.get(b), b) { a } else { b } as u32);
     }
 
     fn set_rank(&mut self, i: usize, rank: Option<u32>) {
-        self.rank[i] = rank.unwrap_or(NONE);
-        let mut k = (i + self.rank.len()) / 2;
+        self.rank.set(i, rank.unwrap_or(NONE));
+        let mut k = (i + self.rank.0.len()) / 2;
         while k > 0 {
             self.play(k);
             k /= 2;
@@ -70,8 +81,9 @@ impl Symbols<'_> {
 
 /// Merges `piece` and shows its symbols from left to right.
 ///
-/// `scratch` holds at least [`WORDS`] words per byte, and the piece is shorter than 4 GiB: the caller has checked.
-/// `rank_of(both, left)` says the rank of the pair `both[..left]`, `both[left..]`; ranks are below `u32::MAX`.
+/// `scratch` holds at least [`WORDS`] words per byte, and the piece is shorter than 4 GiB: the caller has checked, and of
+/// a longer piece nothing is merged. `rank_of(both, left)` says the rank of the pair `both[..left]`, `both[left..]`; ranks
+/// are below `u32::MAX`.
 pub(crate) fn merge<E>(
     piece: &[u8],
     scratch: &mut [u32],
@@ -79,38 +91,38 @@ pub(crate) fn merge<E>(
     mut show: impl FnMut(Symbol) -> Result<(), E>,
 ) -> Result<(), E> {
     let n = piece.len();
-    let (next, rest) = scratch.split_at_mut(n);
-    let (start, rest) = rest.split_at_mut(n);
-    let (rank, rest) = rest.split_at_mut(n);
-    let mut s = Symbols { next, start, rank, tree: &mut rest[..n] };
+    let mut words = scratch.chunks_exact_mut(n.max(1));
+    let mut words = || Words(words.next().unwrap_or_default());
+    let mut s = Symbols { next: words(), start: words(), rank: words(), tree: words() };
+    let mut rank_of = |start: usize, left, end| piece.get(start..end).map_or(Ok(None), |both| rank_of(both, left));
     for i in 0..n {
-        s.next[i] = i as u32 + 1;
-        s.start[i] = i as u32;
-        s.rank[i] = piece.get(i..i + 2).map_or(Ok(None), |pair| rank_of(pair, 1))?.unwrap_or(NONE);
+        s.next.set(i, i as u32 + 1);
+        s.start.set(i, i as u32);
+        s.rank.set(i, rank_of(i, 1, i + 2)?.unwrap_or(NONE));
     }
     for k in (1..n).rev() {
         s.play(k);
     }
     while let Some((i, rank)) = s.best() {
         // A pair with a rank has a right side.
-        let j = s.next[i] as usize;
-        let end = s.next[j] as usize;
-        s.next[i] = end as u32;
-        s.next[i + 1] = rank;
-        s.start[end - 1] = i as u32;
+        let j = s.next.get(i) as usize;
+        let end = s.next.get(j) as usize;
+        s.next.set(i, end as u32);
+        s.next.set(i + 1, rank);
+        s.start.set(end - 1, i as u32);
         s.set_rank(j, None);
-        let after = if end < n { rank_of(&piece[i..s.next[end] as usize], end - i)? } else { None };
+        let after = rank_of(i, end - i, s.next.get(end) as usize)?;
         s.set_rank(i, after);
         if i > 0 {
-            let before = s.start[i - 1] as usize;
-            let rank = rank_of(&piece[before..end], i - before)?;
+            let before = s.start.get(i - 1) as usize;
+            let rank = rank_of(before, i - before, end)?;
             s.set_rank(before, rank);
         }
     }
     let mut i = 0;
-    while i < n {
-        let end = s.next[i] as usize;
-        show(if end == i + 1 { Symbol::Byte(piece[i]) } else { Symbol::Merged(s.next[i + 1]) })?;
+    while let Some(&byte) = piece.get(i) {
+        let end = s.next.get(i) as usize;
+        show(if end == i + 1 { Symbol::Byte(byte) } else { Symbol::Merged(s.next.get(i + 1)) })?;
         i = end;
     }
     Ok(())

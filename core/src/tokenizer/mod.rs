@@ -237,7 +237,7 @@ impl<'a> Tokenizer<'a> {
             }
             let Some((_, len, token)) = special else { break };
             push(token);
-            rest = &tail[len..];
+            rest = tail.get(len..).unwrap_or_default();
         }
         Ok(())
     }
@@ -275,7 +275,7 @@ impl<'a> Tokenizer<'a> {
         if both.len() > self.longest_merge {
             return Ok(None);
         }
-        let (left, right) = both.split_at(left);
+        let Some((left, right)) = both.split_at_checked(left) else { return Ok(None) };
         for rank in self.index.ranks(Hash::of(both)) {
             let text = self.merge_places.string(src, rank)?;
             let text = alphabet::strip(text, left).and_then(|text| text.strip_prefix(b" "));

@@ -73,46 +73,41 @@ fn first(text: &[u8]) -> Option<(Class, usize)> {
 
 /// Bytes of the longest run of `class` that `text` starts with.
 fn run(text: &[u8], class: Class) -> usize {
-    let mut end = 0;
-    while let Some((found, len)) = first(&text[end..]) {
-        if found != class {
-            break;
-        }
-        end += len;
+    let mut rest = text;
+    while let Some((found, len)) = first(rest)
+        && found == class
+    {
+        rest = rest.get(len..).unwrap_or_default();
     }
-    end
+    text.len() - rest.len()
 }
 
-/// Bytes of the first piece of `text`, which is not empty.
+/// Bytes of the first piece of `text`: none if it is empty.
 fn piece(text: &[u8]) -> usize {
     match text {
         [b'\'', b's' | b't' | b'm' | b'd', ..] => return 2,
         [b'\'', b'r' | b'v', b'e', ..] | [b'\'', b'l', b'l', ..] => return 3,
         _ => {}
     }
-    let prefix = usize::from(text.starts_with(b" "));
-    match first(&text[prefix..]) {
-        Some((class, _)) if class != Class::Space => return prefix + run(&text[prefix..], class),
+    let word = text.strip_prefix(b" ").unwrap_or(text);
+    match first(word) {
+        Some((class, _)) if class != Class::Space => return text.len() - word.len() + run(word, class),
         _ => {}
     }
-    let mut last = 0; // where the run's last character starts
-    let mut end = 0;
-    while let Some((Class::Space, len)) = first(&text[end..]) {
-        last = end;
-        end += len;
+    let (mut rest, mut last) = (text, 0); // where the run's last character starts
+    while let Some((Class::Space, len)) = first(rest) {
+        last = text.len() - rest.len();
+        rest = rest.get(len..).unwrap_or_default();
     }
-    if end < text.len() && last > 0 { last } else { end }
+    if !rest.is_empty() && last > 0 { last } else { text.len() - rest.len() }
 }
 
 /// The pieces of a text, in order; joined they are the text.
 pub(crate) fn pieces(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     core::iter::from_fn(move || {
-        if text.is_empty() {
-            return None;
-        }
-        let (head, tail) = text.split_at(piece(text));
-        text = tail;
-        Some(head)
+        let head;
+        (head, text) = text.split_at_checked(piece(text))?;
+        (!head.is_empty()).then_some(head)
     })
 }
 

@@ -41,11 +41,36 @@ pub enum Flow {
 #[derive(Debug, Clone)]
 pub struct TextStream<'s> {
     stops: &'s [&'s str],
-    partial: [u8; 4], // the start of a character
-    n_partial: usize,
-    held: [u8; MAX_STOP + 3], // UTF-8, an end of the text that a stop string starts with
-    n_held: usize,
+    partial: Bytes<4>,             // the start of a character
+    held: Bytes<{ MAX_STOP + 3 }>, // UTF-8, an end of the text that a stop string starts with
     flow: Flow,
+}
+
+/// Up to `N` bytes, which come at the end and go at the front.
+#[derive(Debug, Clone)]
+struct Bytes<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Bytes<N> {
+    const EMPTY: Self = Bytes { bytes: [0; N], len: 0 };
+
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Adds bytes, as many as there is room for.
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        room.iter_mut().zip(bytes).for_each(|(room, &byte)| *room = byte);
+        self.len += bytes.len().min(room.len());
+    }
+
+    fn drop_front(&mut self, n: usize) {
+        self.bytes.rotate_left(n.min(N));
+        self.len = self.len.saturating_sub(n);
+    }
 }
 
 impl<'s> TextStream<'s> {
@@ -56,14 +81,7 @@ impl<'s> TextStream<'s> {
     pub fn new(stops: &'s [&'s str]) -> Result<Self, Error> {
         match stops.iter().position(|stop| !(1..=MAX_STOP).contains(&stop.len())) {
             Some(index) => Err(Error::StopLength { index, len: stops[index].len() }),
-            None => Ok(TextStream {
-                stops,
-                partial: [0; 4],
-                n_partial: 0,
-                held: [0; MAX_STOP + 3],
-                n_held: 0,
-                flow: Flow::Continue,
-            }),
+            None => Ok(TextStream { stops, partial: Bytes::EMPTY, held: Bytes::EMPTY, flow: Flow::Continue }),
         }
     }
 
@@ -75,8 +93,7 @@ impl<'s> TextStream<'s> {
     /// Whatever `show` returns; what it was given then is lost.
     pub fn push<E>(&mut self, bytes: &[u8], mut show: impl FnMut(&str) -> Result<(), E>) -> Result<Flow, E> {
         for &byte in bytes {
-            self.partial[self.n_partial] = byte;
-            self.n_partial += 1;
+            self.partial.push(&[byte]);
             self.characters(false, &mut show)?;
         }
         Ok(self.flow)
@@ -89,26 +106,22 @@ impl<'s> TextStream<'s> {
     pub fn finish<E>(mut self, mut show: impl FnMut(&str) -> Result<(), E>) -> Result<Flow, E> {
         self.characters(true, &mut show)?;
         if self.flow == Flow::Continue {
-            self.release(self.n_held, &mut show)?;
+            self.release(self.held.len, &mut show)?;
         }
         Ok(self.flow)
     }
 
     /// Passes on the characters in `partial`; at the end also one that is not whole.
     fn characters<E>(&mut self, end: bool, show: &mut impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
-        while self.n_partial > 0 {
-            let partial = &self.partial[..self.n_partial];
-            let error = core::str::from_utf8(partial).err();
-            let valid = &partial[..error.map_or(partial.len(), |error| error.valid_up_to())];
-            let first = core::str::from_utf8(valid).ok().and_then(|text| text.chars().next());
-            let (c, used) = match (first, error.and_then(|error| error.error_len())) {
+        while let partial @ [_, ..] = self.partial.get() {
+            let bad = core::str::from_utf8(partial).err().and_then(|error| error.error_len());
+            let (c, used) = match (partial.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next()), bad) {
                 (Some(c), _) => (c, c.len_utf8()),
                 (None, Some(len)) => (char::REPLACEMENT_CHARACTER, len),
                 (None, None) if end => (char::REPLACEMENT_CHARACTER, partial.len()),
                 (None, None) => break,
             };
-            self.partial.copy_within(used..self.n_partial, 0);
-            self.n_partial -= used;
+            self.partial.drop_front(used);
             self.character(c, show)?;
         }
         Ok(())
@@ -119,26 +132,24 @@ impl<'s> TextStream<'s> {
             return Ok(());
         }
         // There is room: what is held is shorter than a stop string.
-        let len = c.encode_utf8(&mut self.held[self.n_held..]).len();
-        self.n_held += len;
-        let held = &self.held[..self.n_held];
+        self.held.push(c.encode_utf8(&mut [0; 4]).as_bytes());
+        let held = self.held.get();
         let found = self.stops.iter().enumerate().filter(|(_, stop)| held.ends_with(stop.as_bytes()));
         if let Some((index, stop)) = found.max_by_key(|(_, stop)| stop.len()) {
             self.flow = Flow::Stopped { index };
-            return self.release(self.n_held - stop.len(), show);
+            return self.release(held.len() - stop.len(), show);
         }
-        let may_stop = |start: usize| self.stops.iter().any(|stop| stop.as_bytes().starts_with(&held[start..]));
-        let certain = (0..self.n_held).find(|&start| may_stop(start)).unwrap_or(self.n_held);
+        let may_stop = |end: &[u8]| self.stops.iter().any(|stop| stop.as_bytes().starts_with(end));
+        let certain = (0..held.len()).find(|&start| held.get(start..).is_some_and(may_stop)).unwrap_or(held.len());
         self.release(certain, show)
     }
 
     /// Shows the first `n` bytes held.
     fn release<E>(&mut self, n: usize, show: &mut impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         // Whole characters went in, and a stop string starts with one, so this is UTF-8.
-        let shown =
-            core::str::from_utf8(&self.held[..n]).map_or(Ok(()), |text| if n > 0 { show(text) } else { Ok(()) });
-        self.held.copy_within(n..self.n_held, 0);
-        self.n_held -= n;
+        let text = self.held.get().get(..n).and_then(|held| core::str::from_utf8(held).ok());
+        let shown = text.filter(|text| !text.is_empty()).map_or(Ok(()), show);
+        self.held.drop_front(n);
         shown
     }
 }

@@ -5,23 +5,23 @@ use core::arch::asm;
 use super::super::super::iq4_nl::STEPS;
 use super::super::super::{HALF, LANES};
 use super::legacy::add_scaled;
-use super::{PAIRS, Tile, half, part, word};
+use super::{PAIRS, Tile, bytes, half, word};
 
 pub(super) fn iq4_nl(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     tile.for_blocks::<18>(lanes, |g, block, lane| {
-        add_scaled(dot_steps(part(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
+        add_scaled(dot_steps(bytes(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
     });
 }
 
 pub(super) fn iq4_xs(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
-        let block: &[u8; 136] = part(row, 0);
+        let block: &[u8; 136] = bytes(row, 0);
         let d = half(block, 0);
         let (high, low) = (u32::from(block[2]) | u32::from(block[3]) << 8, word(block, 4));
         for (g, lane) in lanes.iter_mut().enumerate() {
             let s = (low >> (4 * g) & 15 | (high >> (2 * g) & 3) << 4) as i32 - 32;
-            *lane += (dot_steps(part(block, 8 + 16 * g), &x.pairs[g]) * s) as f32 * d * x.d[g];
+            *lane += (dot_steps(bytes(block, 8 + 16 * g), &x.pairs[g]) * s) as f32 * d * x.d[g];
         }
     });
 }

@@ -9,12 +9,12 @@ use core::mem::offset_of;
 use core::ptr;
 
 use super::super::super::LANES;
-use super::{Spread, Tile, half, part, word};
+use super::{Spread, Tile, bytes, half, word};
 
 pub(super) fn q2_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
-        let block: &[u8; 84] = part(row, 0);
+        let block: &[u8; 84] = bytes(row, 0);
         let (d, dmin) = (half(block, 80), half(block, 82));
         add_four::<0>(dot_twos::<0>(block, x), d, x, Some((dot_minima::<0>(block, x), dmin)), lanes);
         add_four::<1>(dot_twos::<1>(block, x), d, x, Some((dot_minima::<1>(block, x), dmin)), lanes);
@@ -24,9 +24,9 @@ pub(super) fn q2_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 pub(super) fn q3_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
-        let block: &[u8; 110] = part(row, 0);
+        let block: &[u8; 110] = bytes(row, 0);
         let d = half(block, 108);
-        let scales = q3_k_scales(part(block, 96));
+        let scales = q3_k_scales(bytes(block, 96));
         add_four::<0>(dot_threes::<0>(block, &scales, x), d, x, None, lanes);
         add_four::<1>(dot_threes::<1>(block, &scales, x), d, x, None, lanes);
     });
@@ -35,7 +35,7 @@ pub(super) fn q3_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 pub(super) fn q4_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
-        let block: &[u8; 144] = part(row, 0);
+        let block: &[u8; 144] = bytes(row, 0);
         let (d, dmin) = (half(block, 0), half(block, 2));
         let (sums, minima) = dot_nibbles::<0>(block, x);
         add_four::<0>(sums, d, x, Some((minima, dmin)), lanes);
@@ -47,7 +47,7 @@ pub(super) fn q4_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 pub(super) fn q5_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
-        let block: &[u8; 176] = part(row, 0);
+        let block: &[u8; 176] = bytes(row, 0);
         let (d, dmin) = (half(block, 0), half(block, 2));
         let (sums, minima) = dot_fives::<0>(block, x);
         add_four::<0>(sums, d, x, Some((minima, dmin)), lanes);
@@ -59,7 +59,7 @@ pub(super) fn q5_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 pub(super) fn q6_k(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_rows(lanes, |row, lanes| {
-        let block: &[u8; 210] = part(row, 0);
+        let block: &[u8; 210] = bytes(row, 0);
         let d = half(block, 208);
         add_four::<0>(dot_sixes::<0>(block, x), d, x, None, lanes);
         add_four::<1>(dot_sixes::<1>(block, x), d, x, None, lanes);

@@ -5,31 +5,31 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use super::super::super::{GROUP, HALF, LANES};
-use super::{PAIRS, Spread, Tile, half, part};
+use super::{PAIRS, Spread, Tile, bytes, half};
 
 pub(super) fn q8_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     tile.for_two_rows::<34>(lanes, add_two_rows_of_bytes, |g, block, lane| {
-        add_scaled(dot_bytes(part(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
+        add_scaled(dot_bytes(bytes(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
     });
 }
 
 pub(super) fn q4_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     tile.for_two_rows::<18>(lanes, add_two_rows_of_nibbles, |g, block, lane| {
-        add_scaled(dot_nibbles(tile.x.sums[g], part(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
+        add_scaled(dot_nibbles(tile.x.sums[g], bytes(block, 2), &tile.x.pairs[g]), block, &tile.x.d[g], lane);
     });
 }
 
 pub(super) fn q4_1(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_blocks::<20>(lanes, |g, block, lane| {
-        let scaled = dot_nibbles(0, part(block, 4), &x.pairs[g]) as f32 * half(block, 0);
+        let scaled = dot_nibbles(0, bytes(block, 4), &x.pairs[g]) as f32 * half(block, 0);
         *lane += (scaled + x.sums[g] as f32 * half(block, 2)) * x.d[g];
     });
 }
 
 pub(super) fn q5_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     tile.for_blocks::<22>(lanes, |g, block, lane| {
-        let sum = dot_fives(tile.x.sums[g], part(block, 2), part(block, 6), &tile.x.pairs[g]);
+        let sum = dot_fives(tile.x.sums[g], bytes(block, 2), bytes(block, 6), &tile.x.pairs[g]);
         add_scaled(sum, block, &tile.x.d[g], lane);
     });
 }
@@ -37,7 +37,7 @@ pub(super) fn q5_0(tile: &Tile, lanes: &mut [[f32; LANES]]) {
 pub(super) fn q5_1(tile: &Tile, lanes: &mut [[f32; LANES]]) {
     let x = tile.x;
     tile.for_blocks::<24>(lanes, |g, block, lane| {
-        let scaled = dot_fives(0, part(block, 4), part(block, 8), &x.pairs[g]) as f32 * half(block, 0);
+        let scaled = dot_fives(0, bytes(block, 4), bytes(block, 8), &x.pairs[g]) as f32 * half(block, 0);
         *lane += (scaled + x.sums[g] as f32 * half(block, 2)) * x.d[g];
     });
 }
@@ -131,7 +131,9 @@ macro_rules! add_two_scaled {
 #[cfg(target_abi = "eabihf")]
 fn add_two_rows_of_bytes(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
     let n = (row.len() / 34).min(LANES);
-    assert!(n > 0 && row.len() == other.len());
+    if n == 0 || row.len() != other.len() {
+        return;
+    }
     /// Two words of codes of the block at `$row`; `$first` multiplies their first pair.
     #[rustfmt::skip]
     macro_rules! two_words {
@@ -184,7 +186,9 @@ fn add_two_rows_of_bytes(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32
 #[cfg(target_abi = "eabihf")]
 fn add_two_rows_of_nibbles(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
     let n = (row.len() / 18).min(LANES);
-    assert!(n > 0 && row.len() == other.len());
+    if n == 0 || row.len() != other.len() {
+        return;
+    }
     /// Pairs of word R6 of a row and of word R7 of the other, shifted by each `$shift`, with those in R2 and in R3.
     #[rustfmt::skip]
     macro_rules! both_rows {
@@ -235,7 +239,7 @@ fn add_two_rows_of_nibbles(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f
 fn add_two_rows_of_bytes(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
     for (row, lanes) in [row, other].into_iter().zip(lanes) {
         for (g, (block, lane)) in row.as_chunks::<34>().0.iter().zip(lanes).enumerate() {
-            add_scaled(dot_bytes(part(block, 2), &x.pairs[g]), block, &x.d[g], lane);
+            add_scaled(dot_bytes(bytes(block, 2), &x.pairs[g]), block, &x.d[g], lane);
         }
     }
 }
@@ -245,7 +249,7 @@ fn add_two_rows_of_bytes(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32
 fn add_two_rows_of_nibbles(row: &[u8], other: &[u8], x: &Spread, lanes: &mut [[f32; LANES]; 2]) {
     for (row, lanes) in [row, other].into_iter().zip(lanes) {
         for (g, (block, lane)) in row.as_chunks::<18>().0.iter().zip(lanes).enumerate() {
-            add_scaled(dot_nibbles(x.sums[g], part(block, 2), &x.pairs[g]), block, &x.d[g], lane);
+            add_scaled(dot_nibbles(x.sums[g], bytes(block, 2), &x.pairs[g]), block, &x.d[g], lane);
         }
     }
 }

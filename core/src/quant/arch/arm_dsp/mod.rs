@@ -30,6 +30,8 @@ mod legacy;
 
 use core::arch::asm;
 
+use crate::part::{part, part_mut, put};
+
 use super::super::{Activation, Batch, Format, GROUP, HALF, LANES, generic, sum_lanes};
 
 /// Rows that share spread activations: spreading costs a MAC 1.5 instructions, so 0.02 of a row's. Their lanes take 2 KiB
@@ -85,8 +87,8 @@ impl Spread {
     /// Takes up to LANES groups of a row.
     #[inline(never)]
     fn fill(&mut self, order: Order, bias: i32, x: &Activation, first: usize) {
-        let (q, sums) = (&x.q.as_chunks().0[first..], &x.sums.as_chunks().0[first..]);
-        for (i, (&d, &sums)) in x.d[first..].iter().zip(sums).take(LANES).enumerate() {
+        let (q, sums) = (part(x.q.as_chunks().0, first..), part(x.sums.as_chunks().0, first..));
+        for (i, (&d, &sums)) in part(x.d, first..).iter().zip(sums).take(LANES).enumerate() {
             let [a, b] = sums.map(|sum| i32::from(sum) * bias);
             (self.d[i], self.half_sums[i], self.sums[i]) = (d, sums, a + b);
             (self.starts[0][i], self.starts[1][i]) = (256 * a, 256 * b);
@@ -120,8 +122,8 @@ impl Tile<'_> {
     /// Calls `f` with what is to be multiplied of each row, and with the row's lanes.
     #[inline(always)]
     fn for_rows(&self, lanes: &mut [[f32; LANES]], f: impl Fn(&[u8], &mut [f32; LANES])) {
-        for (row, lanes) in self.rows.chunks(self.row_bytes).zip(lanes) {
-            f(&row[..self.len], lanes);
+        for (row, lanes) in self.rows.chunks(self.row_bytes.max(1)).zip(lanes) {
+            f(part(row, ..self.len), lanes);
         }
     }
 
@@ -145,12 +147,13 @@ impl Tile<'_> {
     ) {
         let (pairs, rest) = lanes.as_chunks_mut::<2>();
         let (row_bytes, len) = (self.row_bytes, self.len);
-        for (i, lanes) in pairs.iter_mut().enumerate() {
-            let rows = &self.rows[2 * i * row_bytes..];
-            two(&rows[..len], &rows[row_bytes..][..len], self.x, lanes);
+        for (rows, lanes) in self.rows.chunks((2 * row_bytes).max(1)).zip(pairs.iter_mut()) {
+            let Some((row, other)) = rows.split_at_checked(row_bytes) else { return };
+            let (Some(row), Some(other)) = (row.get(..len), other.get(..len)) else { return };
+            two(row, other, self.x, lanes);
         }
         if !rest.is_empty() {
-            let rows = &self.rows[2 * pairs.len() * row_bytes..];
+            let rows = part(self.rows, 2 * pairs.len() * row_bytes..);
             Tile { rows, ..*self }.for_blocks(rest, one);
         }
     }
@@ -182,22 +185,22 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
         Format::IQ4_XS => (Halves, 0, iq::iq4_xs),
         Format::F32 | Format::F16 | Format::BF16 => return generic(format, rows, x, products),
     };
-    let row_bytes = format.row_bytes(x.cols);
+    let (row_bytes, batch) = (format.row_bytes(x.cols).max(1), x.len().max(1));
     let groups = x.cols / GROUP;
     let mut spread = Spread::EMPTY;
     let mut lanes = [[0.0; LANES]; TILE];
-    for (rows, products) in rows.chunks(TILE * row_bytes).zip(products.chunks_mut(TILE * x.len())) {
-        let lanes = &mut lanes[..rows.len() / row_bytes];
-        for b in 0..x.len() {
+    for (rows, products) in rows.chunks((TILE * row_bytes).max(1)).zip(products.chunks_mut((TILE * batch).max(1))) {
+        let lanes = part_mut(&mut lanes, ..rows.len() / row_bytes);
+        for b in 0..batch {
             lanes.fill([0.0; LANES]);
             for first in (0..groups).step_by(LANES) {
                 spread.fill(order, bias, &x.row(b), first);
-                let rows = &rows[format.row_bytes(first * GROUP)..];
+                let rows = part(rows, format.row_bytes(first * GROUP)..);
                 let len = format.row_bytes((groups - first).min(LANES) * GROUP);
                 add(&Tile { rows, row_bytes, len, x: &spread }, lanes);
             }
-            for (lanes, products) in lanes.iter().zip(products.chunks_exact_mut(x.len())) {
-                products[b] = sum_lanes(*lanes);
+            for (lanes, products) in lanes.iter().zip(products.chunks_exact_mut(batch)) {
+                put(products, b, sum_lanes(*lanes));
             }
         }
     }
@@ -205,22 +208,19 @@ pub(super) fn multiply(format: Format, rows: &[u8], x: &Batch, products: &mut [f
 
 /// N bytes of a block.
 #[inline(always)]
-pub(super) fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
-    match block[at..].first_chunk() {
-        Some(part) => part,
-        None => unreachable!("blocks are as long as their format says"),
-    }
+pub(super) fn bytes<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    part(block, at..).first_chunk().unwrap_or(const { &[0; N] })
 }
 
 #[inline(always)]
-pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*part(bytes, at))
+pub(super) fn word(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*bytes(block, at))
 }
 
 /// The f16 at `at`, as f32: exact.
 #[inline(always)]
 pub(super) fn half(block: &[u8], at: usize) -> f32 {
-    let bits = u16::from_le_bytes(*part(block, at));
+    let bits = u16::from_le_bytes(*bytes(block, at));
     #[cfg(target_abi = "eabihf")]
     {
         let value;
@@ -292,7 +292,7 @@ fn spread_quad(q: &[i8; GROUP], k: usize, pairs: &mut [u32; 4 * PAIRS]) {
     unsafe {
         asm!(
             word!(), word!(), word!(), word!(), word!(), word!(), word!(), word!(),
-            q = inout(reg) q.as_ptr() => _, pairs = inout(reg) pairs[2 * k..].as_mut_ptr() => _,
+            q = inout(reg) q.as_ptr() => _, pairs = inout(reg) pairs[2 * (k % 4)..].as_mut_ptr() => _,
             mask = in(reg) 0xff00_ff00u32, even = out(reg) _, odd = out(reg) _,
             options(nostack),
         );

@@ -4,12 +4,12 @@ use core::arch::asm;
 
 use super::super::super::iq4_nl::STEPS;
 use super::super::super::{GROUP, HALF, LANES, SUPER, sum_lanes};
-use super::super::arm_dsp::{half, part, word};
+use super::super::arm_dsp::{bytes, half, word};
 use super::{Tile, helium};
 
 pub(super) fn iq4_nl(tile: &Tile, products: &mut [f32]) {
     tile.for_blocks::<18>(products, |block, x, lane| {
-        *lane += dot_steps(part(block, 2), x.q) as f32 * half(block, 0) * x.d;
+        *lane += dot_steps(bytes(block, 2), x.q) as f32 * half(block, 0) * x.d;
     });
 }
 
@@ -30,7 +30,7 @@ fn add_block(block: &[u8; 136], q: &[i8; SUPER], x_d: &[f32; LANES], lanes: &mut
     let (high, low) = (u32::from(block[2]) | u32::from(block[3]) << 8, word(block, 4));
     for (g, lane) in lanes.iter_mut().enumerate() {
         let s = (low >> (4 * g) & 15 | (high >> (2 * g) & 3) << 4) as i32 - 32;
-        *lane += (dot_steps(part(block, 8 + HALF * g), &q.as_chunks().0[g]) * s) as f32 * d * x_d[g];
+        *lane += (dot_steps(bytes(block, 8 + HALF * g), &q.as_chunks().0[g]) * s) as f32 * d * x_d[g];
     }
 }
 

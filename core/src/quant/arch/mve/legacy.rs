@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use super::super::super::{Activation, GROUP, HALF, LANES, sum_lanes};
-use super::super::arm_dsp::{half, part, word};
+use super::super::arm_dsp::{bytes, half, word};
 use super::{Group, Tile, add_to_lanes, groups, helium, keep_four, row};
 
 pub(super) fn q8_0(tile: &Tile, products: &mut [f32]) {
@@ -13,7 +13,7 @@ pub(super) fn q8_0(tile: &Tile, products: &mut [f32]) {
         tile,
         products,
         |row, x, lanes| dot_row_of_bytes(n, row, x, lanes),
-        |block, x| dot_bytes(part(block, 2), x.q),
+        |block, x| dot_bytes(bytes(block, 2), x.q),
     );
 }
 
@@ -28,7 +28,7 @@ pub(super) fn q4_0(tile: &Tile, products: &mut [f32]) {
         tile,
         products,
         |row, x, lanes| dot_row_of_nibbles(n, row, x, &sums, lanes),
-        |block, x| dot_nibbles(part(block, 2), x.q) - 8 * x.sum,
+        |block, x| dot_nibbles(bytes(block, 2), x.q) - 8 * x.sum,
     );
 }
 
@@ -58,21 +58,21 @@ fn dot_rows<const BYTES: usize>(
 
 pub(super) fn q4_1(tile: &Tile, products: &mut [f32]) {
     tile.for_blocks::<20>(products, |block, x, lane| {
-        let scaled = dot_nibbles(part(block, 4), x.q) as f32 * half(block, 0);
+        let scaled = dot_nibbles(bytes(block, 4), x.q) as f32 * half(block, 0);
         *lane += (scaled + x.sum as f32 * half(block, 2)) * x.d;
     });
 }
 
 pub(super) fn q5_0(tile: &Tile, products: &mut [f32]) {
     tile.for_blocks::<22>(products, |block, x, lane| {
-        let sum = dot_fives(word(block, 2), part(block, 6), x.q) - 16 * x.sum;
+        let sum = dot_fives(word(block, 2), bytes(block, 6), x.q) - 16 * x.sum;
         *lane += sum as f32 * half(block, 0) * x.d;
     });
 }
 
 pub(super) fn q5_1(tile: &Tile, products: &mut [f32]) {
     tile.for_blocks::<24>(products, |block, x, lane| {
-        let scaled = dot_fives(word(block, 4), part(block, 8), x.q) as f32 * half(block, 0);
+        let scaled = dot_fives(word(block, 4), bytes(block, 8), x.q) as f32 * half(block, 0);
         *lane += (scaled + x.sum as f32 * half(block, 2)) * x.d;
     });
 }
