@@ -66,6 +66,8 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
     process::run(seeds().arg(&folder))?;
     let mut crashes = Vec::new();
     for target in targets {
+        // Beforehand, as compiling is no fuzzing.
+        process::run(cargo_fuzz("build").arg("--target-dir").arg(build_folder()).arg(target))?;
         let start = Instant::now();
         let account = run(target, options.time)?;
         println!("{}", account.line(target, start.elapsed()));
@@ -83,7 +85,7 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
 /// Compiles every target's program, for nothing but the compiler's word.
 fn check() -> Result<()> {
     tools()?;
-    process::run(cargo_fuzz("check").args(["--target-dir"]).arg(build_folder()))
+    process::run(cargo_fuzz("check").arg("--target-dir").arg(build_folder()))
 }
 
 /// The program that lists the targets, or writes their seeds.
