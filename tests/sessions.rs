@@ -8,6 +8,8 @@ use gptrickle_core::generate::{
     Error, Fingerprint, Model, Options, Overflow, Plan, RestoreError, Saved, Session, StopReason,
 };
 use gptrickle_core::gpt2::{self, KvFormat};
+use gptrickle_core::ops::Engine;
+use gptrickle_core::quant::Kernel;
 use gptrickle_core::sampler::Params;
 use gptrickle_core::tokenizer::{Control, Token};
 use gptrickle_tests::vectors;
@@ -204,6 +206,56 @@ fn a_restored_session_goes_on_as_if_nothing_had_happened() {
         let one = states[2].len() - states[1].len();
         assert_eq!(one, 4 + (row * (2 * config.n_layer * config.n_embd) as f64) as usize, "bytes a token");
     }
+}
+
+/// Thousands of tokens, a hundred times the context: the same with every kernel, and by a session that is saved again and
+/// again, now and then, and goes on in memory full of rubbish. `cargo xtask soak` makes a hundred thousand.
+#[test]
+fn a_long_text_does_not_drift() {
+    const TOKENS: usize = 3000;
+    let file = file("micro/micro-Q4_0.gguf");
+    let model = fingerprint(&file);
+    let sampling = Params { temperature: 1.0, min_new_tokens: TOKENS, ..Params::default() };
+    let options = Options { sampling, ..drawn(32, KvFormat::Q8_0) };
+    let start = |session: &mut Session| {
+        session.set_overflow(Overflow::Slide { keep: 3 }).unwrap();
+        session.limit(TOKENS);
+        session.push(&PROMPT).unwrap();
+    };
+    let run = |kernel: Kernel| {
+        let mut memory = memory(&file, &options);
+        let mut session = session(&file, &options, &mut memory);
+        session.set_engine(Engine { kernel, ..Engine::default() });
+        start(&mut session);
+        let made: Vec<Token> = std::iter::from_fn(|| session.next(&mut &file[..]).unwrap()).collect();
+        (made, session.logits_hash())
+    };
+    let defined = run(Kernel::GENERIC);
+    assert_eq!(defined.0.len(), TOKENS);
+    for kernel in Kernel::available() {
+        assert!(run(kernel) == defined, "{}", kernel.name());
+    }
+
+    let (mut made, mut state, mut random) = (Vec::new(), None::<Vec<u8>>, 1u32);
+    let mut most_saved = 0;
+    while made.len() < TOKENS {
+        let mut memory = memory(&file, &options);
+        let mut session = session(&file, &options, &mut memory);
+        match &state {
+            None => start(&mut session),
+            Some(state) => restore(&mut session, model, state).unwrap(),
+        }
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let n = 1 + (random >> 8) as usize % 200;
+        made.extend(std::iter::from_fn(|| session.next(&mut &file[..]).unwrap()).take(n));
+        let saved = save(&session, model);
+        most_saved = most_saved.max(saved.len());
+        assert!(made.len() < TOKENS || session.logits_hash() == defined.1);
+        state = Some(saved);
+    }
+    assert!(made == defined.0);
+    let row = 2 * 64 * 36 / 32; // keys and values of 64 in q8_0
+    assert!(most_saved <= 192 + 32 * (4 + row), "{most_saved} bytes are more than a context");
 }
 
 /// The model's own end is kept; an interruption is not.

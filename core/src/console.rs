@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use crate::generate::Options;
+use crate::generate::{Options, Overflow};
 use crate::gpt2::KvFormat;
 
 /// What a line asks for.
@@ -21,6 +21,8 @@ pub enum Command<'a> {
     Seed(u64),
     /// Make at most this many tokens per prompt.
     Max(usize),
+    /// What happens when the context is full.
+    Overflow(Overflow),
     /// Print, or stop printing, the running hash over all logits after each text.
     Hash(bool),
     /// Print, or stop printing, what is typed.
@@ -97,6 +99,7 @@ pub const HELP: &[(&str, &str)] = &[
     (":set batch N", "prompt positions per pass of the weights"),
     (":seed N", "seed of the random numbers"),
     (":max N", "tokens per prompt"),
+    (":overflow stop|slide:N", "a full context ends a text, or forgets all but N and the newest"),
     (":stats", "what the last prompt took"),
     (":plan", "where the memory goes"),
     (":save FILE", "keep the last text in FILE; not on a board"),
@@ -111,7 +114,7 @@ pub const HELP: &[(&str, &str)] = &[
 ];
 
 const COMMANDS: &str =
-    ":set, :seed, :max, :stats, :plan, :save, :load, :hash, :echo, :open, :checksum, :check, :help, :quit";
+    ":set, :seed, :max, :overflow, :stats, :plan, :save, :load, :hash, :echo, :open, :checksum, :check, :help, :quit";
 const SETTINGS: &str = "temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty, \
     no_repeat_ngram_size, min_length, min_new_tokens, context, kv, batch";
 
@@ -171,6 +174,7 @@ impl<'a> Command<'a> {
             "set" => Setting::parse(value).map(Command::Set),
             "seed" => number(":seed", "a whole number", value, |_| true).map(Command::Seed),
             "max" => number(":max", "a whole number", value, |_| true).map(Command::Max),
+            "overflow" => overflow(value).map(Command::Overflow),
             "save" => file(":save", value).map(Command::Save),
             "load" => file(":load", value).map(Command::Load),
             "hash" => switch(":hash", value).map(Command::Hash),
@@ -212,15 +216,18 @@ impl Setting {
         const COUNT: &str = "a whole number from 1 on";
         const WHOLE: &str = "a whole number";
         const SHARE: &str = "a number from 0 to 1";
+        const PART: &str = "a number over 0, up to 1";
         let share = |x: &f32| (0.0..=1.0).contains(x);
+        let part = |x: &f32| (f32::MIN_POSITIVE..=1.0).contains(x);
+        let factor = |x: &f32| (f32::MIN_POSITIVE..=1e6).contains(x);
         let (name, value) = split(line);
         match name {
-            "temperature" => number("temperature", "a number from 0 on", value, |x: &f32| x.is_finite() && *x >= 0.0)
+            "temperature" => number("temperature", "a number from 0 to 1000000", value, |x| (0.0..=1e6).contains(x))
                 .map(Setting::Temperature),
             "top_k" => number("top_k", WHOLE, value, |_| true).map(Setting::TopK),
-            "top_p" => number("top_p", SHARE, value, share).map(Setting::TopP),
+            "top_p" => number("top_p", PART, value, part).map(Setting::TopP),
             "min_p" => number("min_p", SHARE, value, share).map(Setting::MinP),
-            "typical_p" => number("typical_p", SHARE, value, share).map(Setting::TypicalP),
+            "typical_p" => number("typical_p", PART, value, part).map(Setting::TypicalP),
             "epsilon_cutoff" => number("epsilon_cutoff", SHARE, value, share).map(Setting::EpsilonCutoff),
             "eta_cutoff" => number("eta_cutoff", SHARE, value, share).map(Setting::EtaCutoff),
             "no_repeat_ngram_size" => {
@@ -228,10 +235,8 @@ impl Setting {
             }
             "min_length" => number("min_length", WHOLE, value, |_| true).map(Setting::MinLength),
             "min_new_tokens" => number("min_new_tokens", WHOLE, value, |_| true).map(Setting::MinNewTokens),
-            "repetition_penalty" => {
-                number("repetition_penalty", "a number over 0", value, |x: &f32| x.is_finite() && *x > 0.0)
-                    .map(Setting::RepetitionPenalty)
-            }
+            "repetition_penalty" => number("repetition_penalty", "a number over 0, up to 1000000", value, factor)
+                .map(Setting::RepetitionPenalty),
             "context" => number("context", COUNT, value, |&n| n > 0).map(Setting::Context),
             "kv" => match value {
                 "f32" => Ok(Setting::Kv(KvFormat::F32)),
@@ -262,6 +267,15 @@ fn number<'a, T: core::str::FromStr>(
     fits: impl Fn(&T) -> bool,
 ) -> Result<T, ParseError<'a>> {
     found.parse().ok().filter(fits).ok_or(ParseError::Value { of, wants, found })
+}
+
+fn overflow(found: &str) -> Result<Overflow, ParseError<'_>> {
+    let keep = found.strip_prefix("slide:").and_then(|keep| keep.parse().ok());
+    match (found, keep) {
+        ("stop", _) => Ok(Overflow::Stop),
+        (_, Some(keep)) => Ok(Overflow::Slide { keep }),
+        _ => Err(ParseError::Value { of: ":overflow", wants: "stop, or slide:N to keep the first N tokens", found }),
+    }
 }
 
 fn file<'a>(of: &'static str, found: &'a str) -> Result<&'a str, ParseError<'a>> {
@@ -297,6 +311,8 @@ mod tests {
         let cases = [
             (":seed 42", Command::Seed(42)),
             (": max  64 ", Command::Max(64)),
+            (":overflow stop", Command::Overflow(Overflow::Stop)),
+            (":overflow slide:8", Command::Overflow(Overflow::Slide { keep: 8 })),
             (":hash on", Command::Hash(true)),
             (":echo off", Command::Echo(false)),
             (":stats", Command::Stats),
@@ -335,12 +351,15 @@ mod tests {
             (":", "no command :; there are :set"),
             (":set", ":set needs one of temperature, top_k"),
             (":set heat 1", "no setting heat; there are temperature, top_k"),
-            (":set top_p 1.5", "top_p needs a number from 0 to 1, not 1.5"),
-            (":set temperature nan", "temperature needs a number from 0 on, not nan"),
+            (":set top_p 0", "top_p needs a number over 0, up to 1, not 0"),
+            (":set min_p 1.5", "min_p needs a number from 0 to 1, not 1.5"),
+            (":set temperature nan", "temperature needs a number from 0 to 1000000, not nan"),
+            (":set temperature 1e7", "temperature needs a number from 0 to 1000000, not 1e7"),
             (":set context 0", "context needs a whole number from 1 on, not 0"),
             (":set kv q5_0", "kv needs f32, f16, q8_0 or q4_0, not q5_0"),
             (":seed", ":seed needs a whole number"),
             (":max -1", ":max needs a whole number, not -1"),
+            (":overflow slide", ":overflow needs stop, or slide:N to keep the first N tokens, not slide"),
             (":save", ":save needs the name of a file"),
             (":load  ", ":load needs the name of a file"),
             (":hash maybe", ":hash needs on or off, not maybe"),

@@ -62,6 +62,11 @@
 //! ```
 
 #![no_std]
+// A panic on a board is a reset: what can fail returns an error. Tests are to panic.
+#![cfg_attr(
+    not(test),
+    deny(clippy::panic, clippy::unwrap_used, clippy::expect_used, clippy::unreachable, clippy::todo)
+)]
 
 #[cfg(test)]
 extern crate std;

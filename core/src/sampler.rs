@@ -308,6 +308,12 @@ impl<'a> Sampler<'a> {
         self.skip_draws(draws - self.draws);
     }
 
+    /// Whether the place after so many choices is reached in seconds, by the generator that `params` ask for.
+    #[cfg(feature = "torch")]
+    pub(crate) fn reaches(params: &Params, draws: u64, n_vocab: usize) -> bool {
+        params.generator == Generator::Pcg || draws.saturating_mul(n_vocab as u64) <= torch::MOST_SKIPPED
+    }
+
     /// Skips the random numbers of `n` choices.
     pub fn skip_draws(&mut self, n: u64) {
         match self.params().generator {

@@ -19,6 +19,9 @@
 //! [`verify`] reads all of a file and says what is wrong with it, [`perplexity`] what it is worth. Everything else is
 //! [`gptrickle_core`].
 
+// What cannot be says so in an `expect`; what can is an error.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::todo))]
+
 pub mod bandwidth;
 pub mod board;
 pub mod checkpoint;

@@ -4,6 +4,7 @@ pub mod anatomy;
 pub mod buffered;
 pub mod card;
 pub mod faulty;
+pub mod fuzzed;
 pub mod gguf_writer;
 pub mod micro;
 pub mod npy;

@@ -1,5 +1,7 @@
 //! Everything about this repository that is more than one cargo command.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::todo))]
+
 mod bench;
 mod boards;
 mod card;
@@ -9,6 +11,7 @@ mod console;
 mod faults;
 mod firmware;
 mod flash;
+mod fuzz;
 mod image;
 mod instructions;
 mod log;
@@ -20,6 +23,7 @@ mod process;
 mod qemu;
 mod setup;
 mod size;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -44,6 +48,9 @@ const EXAMPLES: &str = "Examples:
   cargo xtask plan --model distilgpt2.Q4_K_M.gguf                for every board
   cargo xtask flash --board stm32h747i-disco --model distilgpt2.Q4_K_M.gguf --dry-run    its steps; without, they are done
   cargo xtask size --core --family legacy    what the core takes for Q4_0 to Q8_0, without a board
+  cargo xtask fuzz               what hostile input is turned loose on
+  cargo xtask fuzz model --time 20m    one of these, for so long
+  cargo xtask soak               100,000 tokens, interrupted at random, and 2,000 on an emulated board
   cargo xtask bench --against llama-cpp --type Q4_0              the same file, run by run in turn
   cargo xtask bench --board mps2-an500 --type Q4_0 --hot 5       instructions for a multiply-accumulate";
 
@@ -72,6 +79,10 @@ enum Verb {
     Size(size::Options),
     /// Measure speed: alone, beside llama.cpp on the same files, or in a board's instructions
     Bench(bench::Options),
+    /// Turn hostile input loose on a part of the runtime, and say how much was run
+    Fuzz(fuzz::Options),
+    /// Make texts far longer than a context, on the host and on a board, and compare tokens and memory
+    Soak(soak::Options),
     /// Look for places in a board's firmware that can panic: none may be in the core
     Panics(panics::Options),
     /// List the boards: core, memory, how the model reaches them, what fits
@@ -88,6 +99,8 @@ fn main() -> ExitCode {
         Verb::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
         Verb::Size(options) => size::size(&options).map(|()| ExitCode::SUCCESS),
         Verb::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Fuzz(options) => fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Soak(options) => soak::soak(&options).map(|()| ExitCode::SUCCESS),
         Verb::Panics(options) => panics::panics(&options).map(|()| ExitCode::SUCCESS),
         Verb::Boards => {
             print!("{}", boards::table());

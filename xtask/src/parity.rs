@@ -11,7 +11,7 @@ use crate::checks::Check;
 use crate::console::Console;
 use crate::firmware;
 use crate::image;
-use crate::process::{self, root};
+use crate::process::{self, root, target_dir};
 use crate::qemu::{self, Media};
 
 /// How long a board may be silent: a slow card, and a whole prompt in one pass, on a busy machine.
@@ -217,10 +217,6 @@ pub(crate) fn build_host() -> Result<()> {
 /// Where [`build_host`] leaves it.
 pub(crate) fn host() -> PathBuf {
     target_dir().join("debug/gptrickle")
-}
-
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Models of DistilGPT2's shape with random weights; made once.

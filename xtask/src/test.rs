@@ -49,7 +49,9 @@ pub(crate) fn test(host_only: bool, only: &[String]) -> Result<ExitCode> {
 /// What needs no board.
 fn host(report: &mut Report, host_only: bool) {
     report.step("format", || component(root(), "fmt", &["--all", "--check"]));
+    report.step("fuzz targets' format", || component(&root().join("tests/fuzz"), "fmt", &["--check"]));
     report.step("file sizes", file_sizes);
+    report.step("dependencies", dependencies);
     report.step("clippy", || {
         component(root(), "clippy", &["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     });
@@ -152,6 +154,19 @@ fn file_sizes() -> Result<Outcome> {
         ensure!(bytes <= 1 << 20, "{file} has {bytes} bytes");
     }
     Ok(Outcome::passed(1))
+}
+
+/// Licences, sources and bans, workspace by workspace, as `.cargo/deny.toml` has them.
+fn dependencies() -> Result<Outcome> {
+    if !cargo("deny").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Ok(Outcome::Skipped("no cargo deny: cargo install --locked cargo-deny".into()));
+    }
+    let workspaces = ["Cargo.toml", "firmware/Cargo.toml", "tests/fuzz/Cargo.toml", "xtask/counter/Cargo.toml"];
+    for manifest in workspaces {
+        let deny = ["--config", ".cargo/deny.toml", "--manifest-path", manifest];
+        process::run(cargo("deny").args(deny).args(["check", "bans", "licenses", "sources"]))?;
+    }
+    Ok(Outcome::passed(workspaces.len()))
 }
 
 /// The plugin for QEMU, which is no member of the workspace.

@@ -24,6 +24,8 @@ use crc::{CRC_64_XZ, Crc, Digest};
 use super::{Error, LogitsHash, Model, Options, Overflow, Session, StopReason};
 use crate::arena::TooSmall;
 use crate::gpt2::{self, KvFormat};
+#[cfg(feature = "torch")]
+use crate::sampler::Sampler;
 use crate::sampler::{Generator, Params};
 use crate::source::{self, Source};
 
@@ -213,7 +215,8 @@ impl Saved {
             Overflow::Stop => true,
             Overflow::Slide { keep } => keep.saturating_add(2) <= saved.context,
         };
-        let counts = saved.n_tokens <= saved.context && saved.positions <= saved.n_tokens;
+        // The last token's logits come from a pass that is still to be made.
+        let counts = saved.n_tokens <= saved.context && saved.positions <= saved.n_tokens.saturating_sub(1);
         if !counts || !slides || saved.sampling.check().is_err() || flags > (HASHED | ENDED) || u32_at(ZERO) != 0 {
             return Err(RestoreError::Invalid);
         }
@@ -318,8 +321,9 @@ impl Session<'_> {
     /// session must be of the model whose fingerprint was given there.
     ///
     /// # Errors
-    /// The context differs → [`RestoreError::Context`], or the format of keys and values → [`RestoreError::Kv`]; the
-    /// controls need more memory than was planned → [`RestoreError::Memory`]; after these the session is as it was.
+    /// The context differs → [`RestoreError::Context`], or the format of keys and values → [`RestoreError::Kv`]; it drew
+    /// more random numbers than can be drawn again → [`RestoreError::Draws`]; the controls need more memory than was planned
+    /// → [`RestoreError::Memory`]; after these the session is as it was.
     /// The reader failed → [`RestoreError::Read`]; the bytes end early → [`RestoreError::Truncated`]; they are damaged
     /// → [`RestoreError::Checksum`]; a token is not in the vocabulary → [`RestoreError::Invalid`]; after these it is
     /// empty, as after a [`restart`](Session::restart) with the controls and the seed it had.
@@ -334,6 +338,10 @@ impl Session<'_> {
         }
         if saved.kv != kv {
             return Err(RestoreError::Kv { saved: saved.kv, here: kv });
+        }
+        #[cfg(feature = "torch")]
+        if !Sampler::reaches(&saved.sampling, saved.draws, self.n_vocab) {
+            return Err(RestoreError::Draws { draws: saved.draws });
         }
         let had = (self.sampler.params(), self.sampler.seed());
         let n_logits = match super::check_top_k(&saved.sampling, self.head, self.n_vocab) {
@@ -484,6 +492,11 @@ pub enum RestoreError<E> {
         /// The one here.
         here: KvFormat,
     },
+    /// PyTorch's generator drew for so many tokens that to draw again would take minutes, or the number is made up.
+    Draws {
+        /// Tokens it drew for.
+        draws: u64,
+    },
     /// Its controls need more memory than was planned here: plan with [`Saved::options`].
     Memory(TooSmall),
 }
@@ -519,6 +532,11 @@ impl<E: fmt::Display> fmt::Display for RestoreError<E> {
                 "the session was saved with keys and values in {}, not {}: use that format",
                 saved.name(),
                 here.name()
+            ),
+            RestoreError::Draws { draws } => write!(
+                f,
+                "the session drew {draws} tokens with PyTorch's generator, too many to draw again: start a new text, or \
+                 use the other generator"
             ),
             RestoreError::Memory(error) => error.fmt(f),
         }

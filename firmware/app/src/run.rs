@@ -6,7 +6,7 @@ use core::fmt;
 use gptrickle_core::arena::Arena;
 use gptrickle_core::checked::{Checked, Table, crc32};
 use gptrickle_core::console::{Command, HELP, Setting};
-use gptrickle_core::generate::{Error, Model, Options, Plan, Session, StopReason};
+use gptrickle_core::generate::{Error, Model, Options, Overflow, Plan, Session, StopReason};
 use gptrickle_core::gpt2::{self, KvFormat};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::trial::{self, Difference};
@@ -35,6 +35,7 @@ struct Settings {
     batch_asked: bool,
     /// Tokens per prompt.
     max: usize,
+    overflow: Overflow,
     hash: bool,
 }
 
@@ -46,6 +47,7 @@ impl Default for Settings {
             context_asked: false,
             batch_asked: false,
             max: 64,
+            overflow: Overflow::Stop,
             hash: false,
         }
     }
@@ -277,6 +279,7 @@ fn answer<B: Board, S: Source>(
             }
             Command::Seed(seed) => settings.options.seed = seed,
             Command::Max(n) => settings.max = n,
+            Command::Overflow(overflow) => settings.overflow = overflow,
             Command::Hash(on) => settings.hash = on,
             Command::Echo(on) => console.echo = on,
             Command::Stats => tell_stats(console, stats),
@@ -340,6 +343,7 @@ fn generate<B: Board, S: Source>(
 ) -> Result<Stats, Error> {
     let (started, read_before) = (console.board.micros(), source.bytes());
     session.restart(settings.options.sampling, settings.options.seed)?;
+    session.set_overflow(settings.overflow)?;
     session.hash_logits(settings.hash);
     let prompt_tokens = session.push_text(source, prompt.as_bytes(), Control::Ignore)?;
     session.limit(settings.max);

@@ -23,8 +23,8 @@ pub const SPECIAL: [(&str, &str); 7] = [
     ("mask", "mask"),
 ];
 
-/// Most tokens that are believed; core has the same limit.
-const MAX_TOKENS: u64 = 1 << 24;
+/// Most ids that are believed to belong to no token: each costs memory, which a few bytes of a file are not to claim.
+const MOST_MADE_UP: usize = 1 << 16;
 /// GPT-2's own mark, which its tokenizer treats as special even where no file says so.
 const END: &str = "<|endoftext|>";
 
@@ -63,6 +63,8 @@ pub struct Vocabulary {
     pub adds_space: bool,
     /// How a conversation becomes a text.
     pub chat_template: Option<String>,
+    /// Tokens that the files name, and perhaps name twice.
+    named: usize,
 }
 
 /// `tokenizer.json`, as far as it matters.
@@ -195,6 +197,7 @@ impl Vocabulary {
         let mut vocabulary =
             Vocabulary { merges: merges.collect(), adds_space: split.add_prefix_space, ..Vocabulary::default() };
         vocabulary.fill(model.vocab)?;
+        vocabulary.named += added_tokens.len();
         for Added { id, content, special } in added_tokens {
             vocabulary.mark(id, content, special)?;
         }
@@ -241,12 +244,14 @@ impl Vocabulary {
         vocabulary.fill(tokens).with_context(|| shown.display().to_string())?;
 
         let added: BTreeMap<String, u64> = folder.json("added_tokens.json")?.unwrap_or_default();
+        vocabulary.named += added.len();
         for (content, id) in added {
             vocabulary
                 .mark(id, content, false)
                 .with_context(|| folder.path("added_tokens.json").display().to_string())?;
         }
         if let Some(decoder) = settings.0.get("added_tokens_decoder").and_then(Value::as_object) {
+            vocabulary.named += decoder.len();
             for (id, token) in decoder {
                 let id = id.parse().ok().zip(token.get("content").and_then(Value::as_str));
                 let (id, content) = id.context("tokenizer_config.json: an added token has no number or no text")?;
@@ -265,6 +270,7 @@ impl Vocabulary {
 
     /// Takes tokens by their ids.
     fn fill(&mut self, ids: BTreeMap<String, u64>) -> anyhow::Result<()> {
+        self.named += ids.len();
         for (text, id) in ids {
             let at = self.reach(id)?;
             if self.kinds[at] != Kind::Unused {
@@ -290,8 +296,9 @@ impl Vocabulary {
 
     /// Makes room for a token of this id.
     fn reach(&mut self, id: u64) -> anyhow::Result<usize> {
-        ensure!(id < MAX_TOKENS, "token {id} is beyond any vocabulary: the file is damaged");
-        let at = usize::try_from(id)?;
+        let most = self.named + MOST_MADE_UP;
+        let at = usize::try_from(id).unwrap_or(usize::MAX);
+        ensure!(at < most, "token {id} is far beyond a vocabulary of {} tokens: the file is damaged", self.named);
         self.pad(at + 1);
         Ok(at)
     }
@@ -349,12 +356,14 @@ mod tests {
     #[test]
     fn other_tokenizers_are_refused() {
         type Change = fn(&mut Value);
-        let changes: [(Change, &str); 7] = [
+        let changes: [(Change, &str); 9] = [
             (|t| t["model"]["type"] = "Unigram".into(), "of type \"Unigram\""),
             (|t| t["normalizer"] = json!({ "type": "Lowercase" }), "changes a text"),
             (|t| t["pre_tokenizer"] = Value::Null, "splits a text otherwise"),
             (|t| t["pre_tokenizer"]["type"] = "Whitespace".into(), "splits a text as \"Whitespace\""),
             (|t| t["model"]["ignore_merges"] = true.into(), "looks words up"),
+            (|t| t["model"]["vocab"]["c"] = 16_000_000.into(), "token 16000000 is far beyond a vocabulary of 5 tokens"),
+            (|t| t["added_tokens"][1]["id"] = u64::MAX.into(), "token 18446744073709551615 is far beyond"),
             (|t| t["model"]["vocab"]["c"] = 1.into(), "token 1 is \"b\" and \"c\""),
             (|t| t["added_tokens"][0]["id"] = 3.into(), "token 3 is \"ab\" and \"<e>\""),
         ];

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use gptrickle_core::arena::Arena;
 use gptrickle_core::console::{Command, HELP, Setting};
-use gptrickle_core::generate::{Model, Options, Plan, Session};
+use gptrickle_core::generate::{Model, Options, Overflow, Plan, Session};
 use gptrickle_core::ops::Engine;
 use gptrickle_core::quant::trial::{self, Difference};
 use gptrickle_core::quant::{Format, Kernel};
@@ -69,6 +69,7 @@ struct Settings {
     whole_context: bool,
     /// Tokens per prompt.
     max: usize,
+    overflow: Overflow,
     hash: bool,
 }
 
@@ -128,8 +129,13 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
         seed: args.sampling.seed(),
         ..Options::default()
     };
-    let settings =
-        Settings { options, whole_context: !args.memory.asks_for_context(), max: args.max_new_tokens, hash: false };
+    let settings = Settings {
+        options,
+        whole_context: !args.memory.asks_for_context(),
+        max: args.max_new_tokens,
+        overflow: Overflow::Stop,
+        hash: false,
+    };
     let lines = Lines::open(args.no_history)?;
     if lines.is_terminal() {
         interrupt::listen_for_texts()?
@@ -219,6 +225,7 @@ impl Repl<'_> {
             }
             Command::Seed(seed) => self.settings.options.seed = seed,
             Command::Max(n) => self.settings.max = n,
+            Command::Overflow(overflow) => self.settings.overflow = overflow,
             Command::Hash(on) => self.settings.hash = on,
             Command::Echo(on) => self.lines.echo = on,
             Command::Stats => self.last.as_ref().context("there is no text yet: type a prompt")?.print(),
@@ -259,6 +266,7 @@ impl Repl<'_> {
     fn prompt(&mut self, planned: &mut Planned, prompt: &str) -> anyhow::Result<()> {
         let Planned { opened, session, .. } = planned;
         session.restart(self.settings.options.sampling, self.settings.options.seed)?;
+        session.set_overflow(self.settings.overflow)?;
         session.hash_logits(self.settings.hash);
         model::push_text(session, &mut opened.src, prompt.as_bytes(), Control::Ignore)?;
         self.write(planned, prompt)
