@@ -44,7 +44,11 @@ pub(crate) enum Runs {
     /// QEMU; every test run starts it.
     Emulated(Emulator),
     /// A board on a desk, through its debug port. `chip` is what probe-rs calls the processor.
-    Flashed { chip: &'static str },
+    Flashed {
+        chip: &'static str,
+        /// Whether the chip has no flash: its firmware lies in RAM, and a reset loses it.
+        in_ram: bool,
+    },
     /// A board on a desk that boots from the card that holds the model.
     FromCard(Boot),
 }
@@ -85,7 +89,7 @@ impl Runs {
     fn describe(self) -> String {
         match self {
             Self::Emulated(Emulator { qemu, machine }) => format!("{qemu} {}", machine.join(" ")),
-            Self::Flashed { chip } => format!("on the desk: probe-rs, {chip}"),
+            Self::Flashed { chip, .. } => format!("on the desk: probe-rs, {chip}"),
             Self::FromCard(Boot { image, .. }) => format!("on the desk: {image} on its card"),
         }
     }
@@ -219,7 +223,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &[],
         kernel: "dsp",
         room: Room::Apart { flash: 1 << 20, ram: 512 << 10 },
-        runs: Runs::Flashed { chip: "STM32H747XIHx" },
+        runs: Runs::Flashed { chip: "STM32H747XIHx", in_ram: false },
         fits: "DistilGPT2, context 886 (planned)",
     },
     Board {
@@ -233,7 +237,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &["-Ctarget-cpu=cortex-m33"],
         kernel: "dsp",
         room: Room::Apart { flash: 1 << 20, ram: 512 << 10 },
-        runs: Runs::Flashed { chip: "RP235x" },
+        runs: Runs::Flashed { chip: "RP235x", in_ram: false },
         fits: "DistilGPT2, context 203 (planned)",
     },
     Board {
@@ -246,7 +250,7 @@ pub(crate) const BOARDS: &[Board] = &[
         rustflags: &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=+mve,+dsp,+lob"],
         kernel: "helium",
         room: Room::Apart { flash: 768 << 10, ram: 256 << 10 },
-        runs: Runs::Flashed { chip: "STM32N657" },
+        runs: Runs::Flashed { chip: "STM32N657", in_ram: true },
         fits: "DistilGPT2, context 886 (planned)",
     },
     Board {
@@ -259,7 +263,7 @@ pub(crate) const BOARDS: &[Board] = &[
         kernel: "generic",
         // Code in flash, as the boot loader maps it.
         room: Room::Apart { flash: 16 << 20, ram: 768 << 10 },
-        runs: Runs::Flashed { chip: "esp32p4" },
+        runs: Runs::Flashed { chip: "esp32p4", in_ram: false },
         fits: "DistilGPT2, context 886 (planned)",
     },
     Board {

@@ -52,6 +52,8 @@ enum Place {
 struct Job<'a> {
     board: &'static Board,
     chip: &'static str,
+    /// Whether the firmware lies in RAM.
+    in_ram: bool,
     model: &'a Path,
     place: Place,
     image: PathBuf,
@@ -66,15 +68,15 @@ struct Job<'a> {
 pub(crate) fn flash(options: &Options) -> Result<ExitCode> {
     let board = Board::named(&options.board)?;
     let len = fs::metadata(&options.model).with_context(|| options.model.display().to_string())?.len();
-    let chip = match board.runs {
-        Runs::Flashed { chip } => chip,
+    let (chip, in_ram) = match board.runs {
+        Runs::Flashed { chip, in_ram } => (chip, in_ram),
         Runs::Emulated(_) => bail!("{0} is emulated: cargo xtask qemu --board {0}", board.name),
         Runs::FromCard(boot) => return card_alone(board, boot, options),
     };
     let place = place(board, len)?;
     let kind = if place == Place::Flash { "elf" } else { "img" };
     let image = root().join(format!("target/xtask/{}-model.{kind}", board.name));
-    let job = Job { board, chip, model: &options.model, place, image, elf: firmware::path(board) };
+    let job = Job { board, chip, in_ram, model: &options.model, place, image, elf: firmware::path(board) };
     if options.dry_run {
         print!("{}", job.steps(options.port.as_deref())?);
         return Ok(ExitCode::SUCCESS);
@@ -130,6 +132,23 @@ impl Job<'_> {
         probe
     }
 
+    /// Starts the board: with what is in its flash, or with what probe-rs brings, and then stays attached to.
+    fn start(&self) -> Command {
+        if self.in_ram { self.probe("run", Some(&self.elf)) } else { self.probe("reset", None) }
+    }
+
+    /// The board runs, as long as what is returned is kept.
+    fn started(&self) -> Result<Attached> {
+        let mut start = self.start();
+        if !self.in_ram {
+            announced(&mut start)?;
+            return Ok(Attached(None));
+        }
+        eprintln!("xtask: {}", process::line(&start));
+        let quiet = start.stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Attached(Some(quiet.spawn().context("cannot start probe-rs")?)))
+    }
+
     /// What has the board look for the card, where it looks into its flash first.
     fn no_model(&self) -> Option<PathBuf> {
         let name = format!("{}-no-model.elf", self.board.name);
@@ -164,13 +183,15 @@ impl Job<'_> {
                 }
             }
         }
+        if !self.in_ram {
+            steps.push(("write the firmware", vec![process::line(&self.probe("download", Some(&self.elf)))]));
+        }
         steps.extend([
-            ("write the firmware", vec![process::line(&self.probe("download", Some(&self.elf)))]),
             (
                 "open the console, start the board, compare the checksum of what it reads with the file's",
                 vec![
                     process::line(&serial(port)),
-                    process::line(&self.probe("reset", None)),
+                    process::line(&self.start()),
                     format!(":checksum, which has to tell {:08x}", checksum(self.model)?),
                     ":check, which has to find every kernel exact".to_owned(),
                 ],
@@ -207,12 +228,14 @@ impl Job<'_> {
                 }
             }
         }
-        announced(&mut self.probe("download", Some(&elf)))?;
+        if !self.in_ram {
+            announced(&mut self.probe("download", Some(&elf)))?;
+        }
         self.verify(open(&port)?)?;
         eprintln!("xtask: the log: {}", process::line(&self.probe("attach", Some(&elf))));
         // The console starts with a new greeting.
         let child = open(&port)?;
-        announced(&mut self.probe("reset", None))?;
+        let _attached = self.started()?;
         let status = qemu::talk(child, &[":echo on".to_owned()])?;
         Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
     }
@@ -220,7 +243,7 @@ impl Job<'_> {
     /// The board reads the file that was sent, and multiplies as the definition does.
     fn verify(&self, child: Child) -> Result<()> {
         let mut console = Console::new(self.board.name, child, PATIENCE)?;
-        announced(&mut self.probe("reset", None))?;
+        let _attached = self.started()?;
         let greeting = console.start()?;
         if let Some(error) = greeting.error() {
             bail!("{}: {error}", self.board.name);
@@ -232,6 +255,19 @@ impl Job<'_> {
         ensure!(kernel.contains(&wanted), "the board does not say {wanted}: {kernel:?}");
         eprintln!("xtask: verified: {}", told.join("; "));
         Ok(())
+    }
+}
+
+/// probe-rs, while a board runs what it brought; let go of at the end.
+struct Attached(Option<Child>);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Some(probe) = &mut self.0 {
+            // It may have ended by itself.
+            let _ = probe.kill();
+            let _ = probe.wait();
+        }
     }
 }
 
@@ -316,8 +352,8 @@ mod tests {
 
     fn job(board: &str, model: &'static Path, place: Place) -> Job<'static> {
         let board = Board::named(board).unwrap();
-        let Runs::Flashed { chip } = board.runs else { panic!("{} is not flashed", board.name) };
-        Job { board, chip, model, place, image: "m.elf".into(), elf: "fw".into() }
+        let Runs::Flashed { chip, in_ram } = board.runs else { panic!("{} is not flashed", board.name) };
+        Job { board, chip, in_ram, model, place, image: "m.elf".into(), elf: "fw".into() }
     }
 
     #[test]
@@ -337,6 +373,12 @@ mod tests {
         let line = process::line(&job.probe("download", Some(&job.image)));
         assert_eq!(line, "probe-rs download --chip RP235x --non-interactive m.elf");
         assert_eq!(process::line(&job.probe("reset", None)), "probe-rs reset --chip RP235x --non-interactive");
+    }
+
+    #[test]
+    fn firmware_in_ram_is_brought_at_every_start() {
+        let job = job("stm32n6570-dk", Path::new("m.gguf"), Place::Flash);
+        assert_eq!(process::line(&job.start()), "probe-rs run --chip STM32N657 --non-interactive fw");
     }
 
     #[test]
