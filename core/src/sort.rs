@@ -1,6 +1,6 @@
 //! Sorting in place. The standard library's is made for speed and takes 11 kB of flash; on a board this one does.
 
-use core::mem::swap;
+use crate::part::put;
 
 /// Sorts by a strict order, in which items that are neither way before each other are equal in all bits.
 pub(crate) fn sort<T: Copy>(items: &mut [T], before: impl Fn(T, T) -> bool) {
@@ -31,10 +31,12 @@ pub(crate) fn sift_down<T: Copy>(heap: &mut [T], mut i: usize, before: impl Fn(T
         let children = (heap.get(2 * i + 1), heap.get(2 * i + 2));
         let second = matches!(children, (Some(&one), Some(&other)) if before(one, other));
         let child = 2 * i + 1 + usize::from(second);
-        match heap.get_disjoint_mut([i, child]) {
-            Ok([item, last]) if before(*item, *last) => swap(item, last),
-            _ => return,
+        let (Some(&item), Some(&last)) = (heap.get(i), heap.get(child)) else { return };
+        if !before(item, last) {
+            return;
         }
+        put(heap, i, last);
+        put(heap, child, item);
         i = child;
     }
 }
