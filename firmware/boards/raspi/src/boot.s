@@ -1,5 +1,5 @@
 // The first instructions, at whichever exception level a core begins: on to level 1, and from there core 0 to `entry`, and
-// the others, once `helpers.rs` has called them, to `helper`. Keeps x0-x3, what the boot loader said.
+// the others, once `other_cores.rs` has called them, to `helper`. Keeps x0-x3, what the boot loader said.
 
 .section .boot, "ax"
 .global boot

@@ -27,7 +27,7 @@
 #![allow(unsafe_code)]
 
 mod dma;
-mod helpers;
+mod other_cores;
 mod sdhci;
 
 use core::arch::{asm, global_asm};
@@ -101,9 +101,9 @@ global_asm!(
     table = sym INITIAL_PAGETABLE,
     registers = const REGISTERS,
     moved = const 0xfe00_0000u32 - REGISTERS as u32,
-    stacks = sym helpers::STACKS,
-    stack = const helpers::STACK,
-    serve = sym helpers::serve,
+    stacks = sym other_cores::STACKS,
+    stack = const other_cores::STACK,
+    serve = sym other_cores::serve,
 );
 
 struct Raspi {
@@ -131,7 +131,7 @@ impl Board for Raspi {
     }
 
     fn team(&self) -> &'static dyn Team {
-        &helpers::CORES
+        &other_cores::CORES
     }
 
     fn exit(&mut self, code: i32) -> ! {
@@ -154,7 +154,7 @@ fn main(_: u64, _: u64, _: u64, _: u64) -> ! {
     // Function 0.
     pins(14..=15, 0b100);
     let board = Raspi { uart: uart(), stack };
-    helpers::call();
+    other_cores::call();
     let disk = Disk::new(card(), BUFFERS.take().each_mut().map(|buf| buf.0.as_mut_slice()));
 
     run(board, disk, ARENA.take())
