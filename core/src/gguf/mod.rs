@@ -144,6 +144,7 @@ impl Value {
         }
     }
 
+    #[inline(never)] // inlined, each `?` moves an error field by field: half a kilobyte of code
     fn read<S: Source>(cursor: &mut Cursor<'_, S>, kind: u32, key: &Name) -> Result<Value, Error> {
         let part = Part::Value;
         match kind {
@@ -477,6 +478,7 @@ fn check_count(part: Part, found: u64, limit: u64) -> Result<(), Error> {
     if found > limit { Err(Error::TooMany { part, found, limit }) } else { Ok(()) }
 }
 
+#[inline(never)] // as `Value::read`
 fn read_entry<S: Source>(cursor: &mut Cursor<'_, S>) -> Result<(Name, Value), Error> {
     let at = cursor.at();
     let key = cursor.name(Part::Entry)?;

@@ -176,7 +176,7 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
     fn attend<const Q: usize, const K: usize>(&self, q: &[f32], scores: &mut [f32], out: &mut [f32], width: usize) {
         self.weigh::<Q, K>(q, scores);
         let (mut c, dim) = (0, self.kv.head_dim);
-        while c + K * FLOAT_LANES <= dim {
+        while K > 1 && c + K * FLOAT_LANES <= dim {
             self.mix::<Q, K>(c, scores, out, width);
             c += K * FLOAT_LANES;
         }
@@ -192,7 +192,7 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
         let n = self.position + Q;
         let mut j = 0;
         for rows in self.layout.rows(self.sequence, n) {
-            let together = rows.start + rows.len() / K * K;
+            let together = rows.start + if K > 1 { rows.len() / K * K } else { 0 };
             for row in (rows.start..together).step_by(K) {
                 self.score::<Q, K>(q, row, part_mut(scores, j..));
                 j += K;

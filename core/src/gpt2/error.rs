@@ -149,6 +149,7 @@ impl From<source::Error> for Error {
 }
 
 impl From<gguf::Error> for Error {
+    #[inline(never)] // inlined at each `?`, it is 3 kB of code
     fn from(error: gguf::Error) -> Self {
         match error {
             gguf::Error::Source(error) => Error::Source(error),

@@ -339,7 +339,7 @@ fn head<S: Source>(
     Ok(src.settle()?)
 }
 
-/// LayerNorm of each row of `x`; takes scale and shift off `next`, what is read from here on.
+/// LayerNorm of each row of `x`, as [`ops::layer_norm`].
 fn norm<S: Source>(
     src: &mut S,
     kernel: Kernel,
@@ -348,8 +348,7 @@ fn norm<S: Source>(
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
-    next.nth(1);
-    Ok(ops::layer_norm(src, kernel, &norm.weight, &norm.bias, next.clone(), epsilon, x)?)
+    Ok(ops::layer_norm(src, kernel, &norm.weight, &norm.bias, next, epsilon, x)?)
 }
 
 /// `y = w · x + b` for each row; takes both tensors off `next`, what is read from here on.

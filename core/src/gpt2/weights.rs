@@ -374,12 +374,13 @@ impl<'a> Weights<'a> {
 
     /// What is surely read after the head: the next pass, after embeddings of which nobody knows the rows yet.
     pub fn next_pass(&self) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        once(None).chain(self.layer_roles().map(|i| Some(self.matrix(Role(i)))))
+        self.in_order(0..0, false)
     }
 
     fn in_order(&self, layers: Range<usize>, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        let head = head.then_some([OUTPUT_NORM.0, OUTPUT_NORM.0 + 1, self.head.0]);
-        layers.chain(head.into_iter().flatten()).map(|i| Some(self.matrix(Role(i)))).chain(self.next_pass())
+        let head = head.then_some([OUTPUT_NORM.0, OUTPUT_NORM.0 + 1, self.head.0]).into_iter().flatten();
+        let roles = layers.chain(head).map(Some).chain(once(None)).chain(self.layer_roles().map(Some));
+        roles.map(|role| role.map(|i| self.matrix(Role(i))))
     }
 
     fn layer_roles(&self) -> Range<usize> {

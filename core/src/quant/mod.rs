@@ -193,7 +193,9 @@ impl Format {
 pub fn dequantize(format: Format, blocks: &[u8], out: &mut [f32]) {
     let (len, bytes) = format.block();
     debug_assert_eq!(blocks.len() / bytes * len, out.len(), "one value out for each weight in");
-    of_format!(format, dequantize(blocks, out));
+    if format.is_built() {
+        of_format!(format, dequantize(blocks, out));
+    }
 }
 
 /// [`dequantize`] of the format whose one block's weights are `values`.

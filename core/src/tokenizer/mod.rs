@@ -391,7 +391,7 @@ fn read_tokens<S: Source>(
     let mut hidden_slots = hidden.iter_mut();
     let mut at = vocabulary.tokens.span.at;
     for start in (0..vocabulary.len()).step_by(BATCH) {
-        at = vocabulary.batch(src, start, at, |token, kind, at, text| {
+        at = vocabulary.batch(src, start, at, &mut |token, kind, at, text| {
             places.note(token.0, at);
             match kind {
                 Kind::Normal => {
@@ -437,7 +437,7 @@ fn find_results<S: Source>(
     let mut wrong = 0;
     for start in (0..vocabulary.len()).step_by(BATCH) {
         let mut hashes = [None; BATCH];
-        at = vocabulary.batch(src, start, at, |token, kind, _, text| {
+        at = vocabulary.batch(src, start, at, &mut |token, kind, _, text| {
             if kind == Kind::Normal {
                 hashes[(token.0 - start) as usize] = Some(normal(token, text)?.0);
             }

@@ -28,6 +28,9 @@ const KEYS: [&str; 9] = [MODEL, PRE, TOKENS, TYPES, MERGES, BOS, EOS, EOT, ADD_B
 /// batches fit the header's window of 4 KiB. Their hashes take 8 bytes of stack each.
 pub(crate) const BATCH: usize = 240;
 
+/// What is done with a token of a batch: its kind, its offset and its text in the file are known.
+type Show<'a> = dyn FnMut(Token, Kind, u64, &[u8]) -> Result<(), Error> + 'a;
+
 /// What a token's type says of its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -121,6 +124,7 @@ impl VocabularyBuilder {
     /// that cannot be read → [`Error::TokenType`], [`Error::TokenText`], [`Error::TooManySpecial`]; a merge that
     /// cannot be read → [`Error::MergeText`] (for some, only when the tokenizer is loaded); the device failed →
     /// [`Error::Gguf`].
+    #[inline(never)] // as what reads the metadata
     pub fn finish<S: Source>(self, src: &mut S) -> Result<Vocabulary, Error> {
         let model = self.name(MODEL, src)?.ok_or(Error::Missing { key: MODEL })?;
         if model.as_str() != Some("gpt2") {
@@ -224,13 +228,7 @@ impl Vocabulary {
 
     /// Shows up to [`BATCH`] tokens from `first` on, of which the first lies at offset `at`: each one's kind, its
     /// offset and its text in the file. Returns the offset of the one after.
-    pub(crate) fn batch<S: Source>(
-        &self,
-        src: &mut S,
-        first: u32,
-        at: u64,
-        mut show: impl FnMut(Token, Kind, u64, &[u8]) -> Result<(), Error>,
-    ) -> Result<u64, Error> {
+    pub(crate) fn batch<S: Source>(&self, src: &mut S, first: u32, at: u64, show: &mut Show<'_>) -> Result<u64, Error> {
         let mut kinds = [Kind::Normal; BATCH];
         if let Some(types) = &self.types {
             let mut words = Words::from(src, types, first.into(), BATCH as u64);
@@ -273,7 +271,7 @@ impl Vocabulary {
         for start in (0..self.len()).step_by(BATCH) {
             let mut hashes = [None; BATCH];
             let (mut n_special, mut n_hidden, mut longest) = (0, 0, 0);
-            at = self.batch(src, start, at, |token, kind, _, text| {
+            at = self.batch(src, start, at, &mut |token, kind, _, text| {
                 let len = match kind {
                     Kind::Normal => {
                         let (hash, len) = normal(token, text)?;
