@@ -229,8 +229,9 @@ impl<S: Source, M: AsRef<[u32]> + AsMut<[u32]>> Source for Checked<S, M> {
     }
 
     fn chunk(&mut self, offset: u64, len: usize) -> Result<&[u8], source::Error> {
+        let Some(table) = self.table else { return self.inner.chunk(offset, len) };
         let end = offset.checked_add(len as u64).filter(|&end| len > 0 && end <= self.inner.len());
-        let (Some(table), Some(end)) = (self.table, end) else { return self.inner.chunk(offset, len) };
+        let Some(end) = end else { return self.inner.chunk(offset, len) };
         if self.inner.max_chunk() == usize::MAX {
             self.compare_mapped(&table, offset..end)?;
             return self.inner.chunk(offset, len);

@@ -69,27 +69,23 @@ impl<'s, S: Source> Cursor<'s, S> {
     }
 
     pub(crate) fn array<const N: usize>(&mut self, part: Part) -> Result<[u8; N], Error> {
-        self.zero_extended(part, N)
+        let at = self.at;
+        Ok(*self.bytes(part, N)?.first_chunk().ok_or(source::Error::short(at, N))?)
     }
 
     /// A number of `n` bytes, 8 at most, whose higher bits are 0.
     pub(crate) fn number(&mut self, part: Part, n: usize) -> Result<u64, Error> {
-        self.zero_extended(part, n).map(u64::from_le_bytes)
-    }
-
-    /// The next `n` bytes, and zeros up to `N`.
-    fn zero_extended<const N: usize>(&mut self, part: Part, n: usize) -> Result<[u8; N], Error> {
-        let mut out = [0; N];
+        let mut out = [0; 8];
         out.iter_mut().zip(self.bytes(part, n)?).for_each(|(out, &byte)| *out = byte);
-        Ok(out)
+        Ok(u64::from_le_bytes(out))
     }
 
     pub(crate) fn u32(&mut self, part: Part) -> Result<u32, Error> {
-        self.number(part, 4).map(|n| n as u32)
+        self.array(part).map(u32::from_le_bytes)
     }
 
     pub(crate) fn u64(&mut self, part: Part) -> Result<u64, Error> {
-        self.number(part, 8)
+        self.array(part).map(u64::from_le_bytes)
     }
 
     /// Steps over a string and says where it lies.

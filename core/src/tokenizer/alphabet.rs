@@ -41,6 +41,11 @@ pub(crate) fn bytes(text: &[u8]) -> impl Iterator<Item = Option<u8>> + '_ {
     core::iter::from_fn(move || {
         let (code, tail) = match *rest? {
             [] => return None,
+            // Most of any text.
+            [a @ 0x21..=0x7e, ref tail @ ..] => {
+                rest = Some(tail);
+                return Some(Some(a));
+            }
             [a @ ..0x80, ref tail @ ..] => (u32::from(a), tail),
             [a @ 0xc2..=0xc5, b @ 0x80..=0xbf, ref tail @ ..] => (u32::from(a & 0x1f) << 6 | u32::from(b & 0x3f), tail),
             _ => (0, &[][..]),

@@ -342,9 +342,11 @@ pub(crate) fn merged(rank: u32, text: &[u8]) -> Result<(NonZeroU64, usize), Erro
     };
     let mut hash = Hash::new();
     let mut len = 0;
-    for byte in alphabet::bytes(left).chain(alphabet::bytes(right)) {
-        hash.push(byte.ok_or(wrong(TextCause::Outside))?);
-        len += 1;
+    for side in [left, right] {
+        for byte in alphabet::bytes(side) {
+            hash.push(byte.ok_or(wrong(TextCause::Outside))?);
+            len += 1;
+        }
     }
     if len > MAX_TOKEN { Err(wrong(TextCause::TooLong)) } else { Ok((hash.finish(), len)) }
 }
