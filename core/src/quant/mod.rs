@@ -464,11 +464,16 @@ fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     products: &mut [f32],
 ) {
     let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / LEN).max(1));
-    for (products, row) in products.chunks_exact_mut(batch).zip(rows.as_chunks().0.chunks_exact(blocks)) {
-        for (i, products) in products.chunks_mut(COLUMNS).enumerate() {
-            match products {
-                [product] => *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, i * COLUMNS),
-                _ => multiply_row::<LEN, BYTES, MINIMA>(&group, row, x, i * COLUMNS, products),
+    for (products, rows) in products.chunks_mut(ROWS * batch).zip(rows.as_chunks().0.chunks(ROWS * blocks)) {
+        for first in (0..batch).step_by(COLUMNS) {
+            match (batch - first).min(COLUMNS) {
+                2.. => multiply_tile::<LEN, BYTES, MINIMA, COLUMNS>(&group, rows, x, first, products),
+                _ => {
+                    let products = products.iter_mut().skip(first).step_by(batch);
+                    for (product, row) in products.zip(rows.chunks_exact(blocks)) {
+                        *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, first);
+                    }
+                }
             }
         }
     }
@@ -495,34 +500,74 @@ fn dot_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     sum_lanes(lanes)
 }
 
+/// Whether the compiler has vectors for what stands in arrays.
+const VECTORS: bool = cfg!(any(target_feature = "sse2", target_feature = "neon"));
 /// Activation rows that groups are unpacked for at once: one on microcontrollers, which have no stack for more.
 const COLUMNS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
+/// Weight rows that activations are widened for at once.
+const ROWS: usize = if VECTORS { 16 } else { 4 };
 
-/// The products of a row with the activation rows from `first` on, as many groups as there are lanes at a time.
+/// The products of at most [`ROWS`] rows with at most `N` activation rows, from `first` on, as many groups as there are
+/// lanes at a time.
 #[inline(always)]
-fn multiply_row<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
+fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool, const N: usize>(
     group: impl Fn(&[u8; BYTES], usize) -> Group,
-    row: &[[u8; BYTES]],
+    rows: &[[u8; BYTES]],
     x: &Batch,
     first: usize,
     products: &mut [f32],
 ) {
-    let n_groups = x.cols / GROUP;
+    let (n_groups, blocks, batch) = (x.cols / GROUP, (x.cols / LEN).max(1), x.q.len() / x.cols.max(1));
+    let n = N.min(batch - first);
     let mut slab = Slab { codes: [[0; GROUP]; LANES], d: [0.0; LANES], minima: [[0; 2]; LANES], m: [0.0; LANES] };
-    let mut lanes = [[0.0; LANES]; COLUMNS];
-    for (g, blocks) in (0..n_groups).step_by(LANES).zip(row.chunks(LANES * GROUP / LEN)) {
-        for (i, block) in blocks.iter().enumerate() {
-            for j in 0..LEN / GROUP {
-                slab.put::<MINIMA>((i * (LEN / GROUP) + j) % LANES, &group(block, j));
-            }
-        }
+    let mut columns = [Column::ZERO; N];
+    let mut lanes = [[[0.0; LANES]; N]; ROWS];
+    for g in (0..n_groups).step_by(LANES) {
         let end = n_groups.min(g + LANES);
-        for (b, lanes) in lanes.iter_mut().enumerate().take(products.len()) {
+        for (b, column) in columns.iter_mut().enumerate().take(n) {
             let at = (first + b) * n_groups;
-            slab.multiply::<MINIMA>(x, at + g..at + end, lanes);
+            column.fill::<MINIMA>(x, at + g..at + end);
+        }
+        for (row, lanes) in rows.chunks_exact(blocks).zip(&mut lanes) {
+            for (i, block) in part(row, g * GROUP / LEN..end * GROUP / LEN).iter().enumerate() {
+                for j in 0..LEN / GROUP {
+                    slab.put::<MINIMA>((i * (LEN / GROUP) + j) % LANES, &group(block, j));
+                }
+            }
+            columns.iter().zip(lanes).take(n).for_each(|(column, lanes)| slab.multiply::<MINIMA>(column, lanes));
         }
     }
-    products.iter_mut().zip(lanes).for_each(|(product, lanes)| *product = sum_lanes(lanes));
+    for (products, lanes) in products.chunks_exact_mut(batch).zip(lanes) {
+        products.iter_mut().skip(first).zip(lanes).take(n).for_each(|(product, lanes)| *product = sum_lanes(lanes));
+    }
+}
+
+/// As many groups of an activation row as there are lanes, or what its end has of them.
+#[derive(Clone, Copy)]
+struct Column {
+    /// Codes, as wide as those they meet.
+    q: [[i16; GROUP]; LANES],
+    d: [f32; LANES],
+    sums: [[i16; 2]; LANES],
+    /// How many groups count.
+    len: usize,
+}
+
+impl Column {
+    const ZERO: Column = Column { q: [[0; GROUP]; LANES], d: [0.0; LANES], sums: [[0; 2]; LANES], len: 0 };
+
+    /// Takes these groups of all rows.
+    #[inline(always)]
+    fn fill<const MINIMA: bool>(&mut self, x: &Batch, groups: Range<usize>) {
+        self.len = groups.len();
+        for (to, q) in self.q.iter_mut().zip(part(x.q.as_chunks::<GROUP>().0, groups.clone())) {
+            to.iter_mut().zip(q).for_each(|(to, &q)| *to = q.into());
+        }
+        if MINIMA {
+            self.sums.iter_mut().zip(part(x.sums.as_chunks().0, groups.clone())).for_each(|(to, &sums)| *to = sums);
+        }
+        self.d.iter_mut().zip(part(x.d, groups)).for_each(|(to, &d)| *to = d);
+    }
 }
 
 /// As many groups as there are lanes; where a row ends, the last ones do not count.
@@ -539,8 +584,10 @@ impl Slab {
     #[inline(always)]
     fn put<const MINIMA: bool>(&mut self, g: usize, group: &Group) {
         self.d[g] = group.d;
-        let codes = self.codes[g].iter_mut().zip(&group.codes);
-        codes.enumerate().for_each(|(i, (to, &code))| *to = i16::from(code) * i16::from(group.scales[i / HALF % 2]));
+        let (to, codes) = (self.codes[g].as_chunks_mut::<HALF>().0, group.codes.as_chunks::<HALF>().0);
+        for ((to, codes), &scale) in to.iter_mut().zip(codes).zip(&group.scales) {
+            to.iter_mut().zip(codes).for_each(|(to, &code)| *to = i16::from(code) * i16::from(scale));
+        }
         if MINIMA {
             (self.minima[g], self.m[g]) = (group.minima, group.m);
         }
@@ -548,38 +595,23 @@ impl Slab {
 
     /// Adds each group's product with one of activations to its lane.
     #[inline(always)]
-    fn multiply<const MINIMA: bool>(&self, x: &Batch, groups: Range<usize>, lanes: &mut [f32; LANES]) {
-        let (q, d) = (part(x.q.as_chunks::<GROUP>().0, groups.clone()), part(x.d, groups.clone()));
-        let sums = if MINIMA { part(x.sums.as_chunks::<2>().0, groups) } else { &[] };
-        match (q.first_chunk::<LANES>(), d.first_chunk::<LANES>()) {
-            (Some(q), Some(d)) => self.multiply_groups::<MINIMA>(q, d, sums, lanes),
-            _ => self.multiply_groups::<MINIMA>(q, d, sums, lanes),
+    fn multiply<const MINIMA: bool>(&self, x: &Column, lanes: &mut [f32; LANES]) {
+        let mut products = [0.0; LANES];
+        let mut ints = [0; LANES];
+        for ((int, codes), q) in ints.iter_mut().zip(&self.codes).zip(&x.q) {
+            *int = codes.iter().zip(q).map(|(&code, &q)| i32::from(code) * i32::from(q)).sum::<i32>();
         }
-    }
-
-    #[inline(always)]
-    fn multiply_groups<const MINIMA: bool>(
-        &self,
-        q: &[[i8; GROUP]],
-        d: &[f32],
-        sums: &[[i16; 2]],
-        lanes: &mut [f32; LANES],
-    ) {
-        let mut scaled = [0; LANES];
-        for ((scaled, codes), q) in scaled.iter_mut().zip(&self.codes).zip(q) {
-            *scaled = codes.iter().zip(q).map(|(&code, &q)| i32::from(code) * i32::from(q)).sum();
+        for (g, product) in products.iter_mut().enumerate() {
+            *product = ints[g] as f32 * self.d[g];
+            if MINIMA {
+                *product += minimum(self.minima[g], x.sums[g]) as f32 * self.m[g];
+            }
+            *product *= x.d[g];
         }
-        let mut minima = [0; LANES];
-        if MINIMA {
-            minima
-                .iter_mut()
-                .zip(&self.minima)
-                .zip(sums)
-                .for_each(|((to, &minima), &sums)| *to = minimum(minima, sums));
-        }
-        for (g, (lane, x_d)) in lanes.iter_mut().zip(d).enumerate() {
-            let product = scaled[g] as f32 * self.d[g];
-            *lane += if MINIMA { product + minima[g] as f32 * self.m[g] } else { product } * x_d;
+        if x.len == LANES {
+            lanes.iter_mut().zip(products).for_each(|(lane, product)| *lane += product);
+        } else {
+            lanes.iter_mut().zip(products).take(x.len).for_each(|(lane, product)| *lane += product);
         }
     }
 }
