@@ -149,7 +149,7 @@ fn the_session_goes_on_from_the_prompt() {
         // Dropped in the middle of a turn.
         let mut sequences = session.sequences().unwrap();
         (0..7).for_each(|_| _ = sequences.next(src).unwrap().unwrap());
-        assert_eq!((0..3).map(|i| sequences.seed(i)).collect::<Vec<_>>(), [8, 9, 10]);
+        assert_eq!((0..3).map(|i| sequences.seed(i)).collect::<Vec<_>>(), [8, 9, 10].map(Some));
         drop(sequences);
         let tokens: Vec<Token> = std::iter::from_fn(|| session.next(src).unwrap()).collect();
         assert_eq!((tokens, session.logits_hash()), (single.tokens, single.hash));

@@ -375,6 +375,22 @@ fn several_texts_are_those_of_their_seeds() {
     }
 }
 
+/// With PyTorch's generator no seed makes one of several texts alone, so none is told.
+#[test]
+fn texts_of_one_generator_have_no_seed() {
+    let torch = ["Once upon a time", "-n", "8", "--num-return-sequences", "3", "--rng", "torch", "--seed", "9"];
+    let text = run(&[&["generate"], &torch[..]].concat()).ok();
+    assert!(text.starts_with("--- 1 of 3 ---\n") && text.contains("\n--- 3 of 3 ---\n"), "{text}");
+    let stats = run(&[&["generate", "--stats"], &torch[..]].concat()).err;
+    assert!(stats.contains("text 1 ") && !stats.contains("seed"), "{stats}");
+    let summary = run(&[&["generate", "--json"], &torch[..]].concat()).lines().pop().unwrap();
+    let report = run(&[&["suggest", "--json"], &torch[..]].concat()).json();
+    for texts in [&summary["sequences"], &report["suggestions"]] {
+        let texts = texts.as_array().unwrap();
+        assert!(texts.len() == 3 && texts.iter().all(|text| text.get("seed").is_none()), "{texts:?}");
+    }
+}
+
 #[test]
 fn suggestions_are_the_texts_that_generate_makes() {
     let controls = ["--num-return-sequences", "3", "--temperature", "1", "--top-p", "0.9", "--top-k", "256"];

@@ -105,10 +105,13 @@ impl Sequences<'_, '_> {
         self.len() == 0
     }
 
-    /// The seed of a sequence: alone it makes the same text from it; with [`Generator::Torch`](crate::sampler::Generator),
-    /// where one generator draws for all, that holds for none but the first.
-    pub fn seed(&self, sequence: usize) -> u64 {
-        self.seed.wrapping_add(sequence as u64)
+    /// The seed from which a sequence alone makes the same text. `None` with PyTorch's generator, which is one for all.
+    pub fn seed(&self, sequence: usize) -> Option<u64> {
+        match self.session.sampler.params().generator {
+            Generator::Pcg => Some(self.seed.wrapping_add(sequence as u64)),
+            #[cfg(feature = "torch")]
+            Generator::Torch => None,
+        }
     }
 
     /// Makes the next token, and says of which sequence: they take turns, in order. `None` when all have ended.
@@ -154,13 +157,10 @@ impl Sequences<'_, '_> {
         let (seed, made) = (self.seed(sequence), self.len - self.session.n_tokens);
         let Session { sampler, branches, tokens, hashes, state, .. } = &mut *self.session;
         let made = made as u64;
-        let (seed, draws) = match sampler.params().generator {
-            Generator::Pcg => (seed, made),
+        let (seed, draws) = match seed {
+            Some(seed) => (seed, made),
             // One generator for all: a row of draws for each in turn, also for those that have ended.
-            #[cfg(feature = "torch")]
-            Generator::Torch => {
-                (self.seed, made.wrapping_mul(branches.stops.len() as u64).wrapping_add(sequence as u64))
-            }
+            None => (self.seed, made.wrapping_mul(branches.stops.len() as u64).wrapping_add(sequence as u64)),
         };
         sampler.seek(seed, self.draws.wrapping_add(draws));
         let token = sampler.pick(choice)?;

@@ -81,8 +81,9 @@ struct Report {
 #[derive(Serialize)]
 struct Suggestion {
     text: String,
-    /// Alone it is made from this seed.
-    seed: u64,
+    /// Alone it is made from this seed; none if one generator draws for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
     stop: &'static str,
     new_tokens: usize,
 }

@@ -280,7 +280,7 @@ impl Summary {
         }
         for text in &self.sequences {
             let (i, of) = (text.sequence + 1, text.told_by());
-            note(format_args!("text {i:<10} {}, {} tokens, {of}", text.stop, text.new_tokens));
+            note(format_args!("text {i:<10} {}, {} tokens{of}", text.stop, text.new_tokens));
         }
         note(format_args!("prompt          {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prefill_tokens_per_s));
         note(format_args!("new             {} tokens, {:.1} tokens/s", self.new_tokens, self.decode_tokens_per_s));

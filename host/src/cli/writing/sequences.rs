@@ -14,7 +14,7 @@ use crate::cli::interrupt;
 #[derive(Serialize)]
 pub(in crate::cli) struct Summary {
     pub(in crate::cli) sequence: usize,
-    /// Alone it is made from this seed.
+    /// Alone it is made from this seed; none if one generator draws for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) seed: Option<u64>,
     /// Of a search: ln p of the whole, divided by its length to the power of the length penalty.
@@ -27,13 +27,14 @@ pub(in crate::cli) struct Summary {
 }
 
 impl Summary {
-    /// What tells the text from others: its seed or its score.
+    /// What tells the text from others, behind a comma: its seed or its score, if it has one.
     pub(in crate::cli) fn told_by(&self) -> String {
-        match (self.seed, self.score) {
-            (Some(seed), _) => format!("seed {seed}"),
-            (None, score) => format!("score {:.4}", score.unwrap_or_default()),
-        }
+        self.score.map_or_else(|| behind_comma(self.seed), |score| format!(", score {score:.4}"))
     }
+}
+
+fn behind_comma(seed: Option<u64>) -> String {
+    seed.map_or(String::new(), |seed| format!(", seed {seed}"))
 }
 
 /// A text in the making.
@@ -101,7 +102,7 @@ pub(in crate::cli) fn write(run: &mut Run, session: &mut Session, prefill: Prefi
     result.with_context(|| run.name.to_owned())?;
     let summary = |(i, text): (usize, &Text)| Summary {
         sequence: i,
-        seed: Some(sequences.seed(i)),
+        seed: sequences.seed(i),
         score: None,
         stop: sequences.stop_reason(i).map_or("", StopReason::name),
         new_tokens: text.new_tokens,
@@ -126,7 +127,8 @@ fn show_front(texts: &mut [Text], sequences: &Sequences, front: &mut usize) -> a
     let n = texts.len();
     while let Some(text) = texts.get_mut(*front) {
         if let Some(later) = text.output.later.take() {
-            super::print(&format!("--- {} of {n}, seed {} ---\n{later}", *front + 1, sequences.seed(*front)))?;
+            let seed = behind_comma(sequences.seed(*front));
+            super::print(&format!("--- {} of {n}{seed} ---\n{later}", *front + 1))?;
         }
         if !text.finished {
             break;
