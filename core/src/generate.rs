@@ -157,11 +157,12 @@ impl Plan {
 
     /// The largest context, up to the model's own, whose session fits into `have` bytes; `None` if not even 1 does.
     pub fn largest_context(model: &Model, options: &Options, have: usize) -> Option<usize> {
-        let fits = |context| {
-            let state = gpt2::Options { context, ..options.state };
-            Plan::new(model, &Options { state, ..*options }).total() <= have
-        };
-        // Every region grows with the context, or stays.
+        Plan::largest(model, options, |options| Plan::new(model, options).total() <= have)
+    }
+
+    /// The largest context that fits, where `fits` asks for memory that grows with the context, or stays.
+    fn largest(model: &Model, options: &Options, fits: impl Fn(&Options) -> bool) -> Option<usize> {
+        let fits = |context| fits(&Options { state: gpt2::Options { context, ..options.state }, ..*options });
         let (mut most, mut too_large) = (0, model.header.config.n_ctx + 1);
         while too_large - most > 1 {
             let middle = most + (too_large - most) / 2;

@@ -1076,6 +1076,28 @@ fn planned_bytes_are_used_bytes() {
 }
 
 #[test]
+fn planned_beams_are_used_beams() {
+    for model in MODELS.map(vector) {
+        for (beams, new, context, kv) in [("2", "3", "17", "f32"), ("5", "9", "32", "q8_0")] {
+            let both = ["-m", &model, "--num-beams", beams, "-n", new, "--context", context, "--kv", kv, "--json"];
+            let plan = run(&[&["plan", "--buffer", "0"], &both[..]].concat()).json();
+            let summary = run(&[&["generate", "a"], &both[..]].concat()).lines().pop().unwrap();
+            assert_eq!(summary["arena_bytes"], plan["arena_bytes"], "{model}, {beams} beams");
+            let regions = plan["regions"].as_object().unwrap().values();
+            assert_eq!(regions.map(|bytes| bytes.as_u64().unwrap()).sum::<u64>(), plan["arena_bytes"]);
+        }
+    }
+    let search = ["plan", "--num-beams", "4", "-n", "8", "--batch", "1", "--buffer", "4KiB", "--ram", "600KiB"];
+    let largest = run(&[&search[..], &["--json"]].concat()).json();
+    let context = largest["context"].as_u64().unwrap();
+    assert!(largest["total_bytes"].as_u64().unwrap() <= 600 << 10, "{largest}");
+    assert!(context < largest["n_ctx"].as_u64().unwrap(), "{largest}");
+    let more = run(&[&search[..], &["--context", &(context + 1).to_string()]].concat());
+    assert!(more.code == Some(1) && more.err.ends_with(&format!("--context {context} fits\n")), "{more:?}");
+    run(&[&search[..], &["--num-return-sequences", "2"]].concat()).misuse(&["--num-beams"]);
+}
+
+#[test]
 fn a_plan_finds_the_largest_context() {
     let model = vector("tiny512/tiny512-Q8_0.gguf");
     let plan = |args: &[&str]| run(&[&["plan", "-m", &model, "--ram", "200KiB", "--buffer", "4KiB"], args].concat());

@@ -14,7 +14,7 @@
 //! own slot costs nothing, another copies its parent's positions into a slot whose beam is gone.
 
 use super::sequences::Branches;
-use super::{Error, Model, Options, Session, StopReason, score};
+use super::{Error, Model, Options, Plan, Session, StopReason, score};
 use crate::arena::{Arena, bytes_of};
 use crate::gpt2;
 use crate::sampler::{Candidates, Params, Sink, id, logit};
@@ -70,6 +70,14 @@ impl BeamOptions {
         ]
         .into_iter()
         .fold(0, usize::saturating_add)
+    }
+
+    /// The largest context, up to the model's own, whose session and search fit into `have` bytes; `None` if not even 1
+    /// does.
+    pub fn largest_context(model: &Model, options: &Options, have: usize) -> Option<usize> {
+        Plan::largest(model, options, |options| {
+            Plan::new(model, options).total().saturating_add(BeamOptions::bytes(model, options)) <= have
+        })
     }
 }
 

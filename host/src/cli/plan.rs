@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow, bail};
 use clap::builder::PossibleValuesParser;
 use gptrickle_core::arena::{ALIGN, Arena};
-use gptrickle_core::generate::{Model, Options, Plan};
+use gptrickle_core::generate::{BeamOptions, Model, Options, Plan};
 use gptrickle_core::gpt2::{self, Head, Header, Weights};
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Source;
@@ -40,7 +40,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     num_return_sequences: u8,
 
-    /// Most tokens that each of several texts makes: each but the first takes as many positions beside the context
+    /// Beams of a search, however many of its texts are shown
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(conflicts_with = "num_return_sequences")]
+    num_beams: u8,
+
+    /// Most tokens that each of several texts or beams makes: each but the first takes as many positions beside the context
     #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
     max_new_tokens: usize,
 
@@ -118,11 +123,13 @@ struct Report {
     board: Option<&'static str>,
 }
 
-/// Several texts in the same passes.
+/// Several texts or beams in the same passes.
 #[derive(Serialize)]
 struct Sequences {
     count: usize,
-    /// Positions in the KV cache: a whole context, and those that texts beside the first one have of their own.
+    #[serde(skip)]
+    noun: &'static str,
+    /// Positions in the KV cache: a whole context, and those that sequences beside the first one have of their own.
     kv_positions: usize,
     /// What a pass reads at most that makes a token of each.
     bytes_per_pass: u64,
@@ -137,6 +144,8 @@ pub(super) struct Regions {
     tokenizer: usize,
     sampler: usize,
     tokens: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beams: Option<usize>,
 }
 
 /// Memory that was told, and what fits into it.
@@ -208,13 +217,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let buffers_bytes = buffer.saturating_mul(buffers);
 
     let config = &model.header.config;
-    let count = usize::from(args.num_return_sequences);
+    let searches = args.num_beams > 1;
+    let count = usize::from(if searches { args.num_beams } else { args.num_return_sequences });
     let mut state = args.memory.options(config)?;
     (state.sequences, state.own) = (count, args.max_new_tokens);
     let header = &model.header;
     let head_bytes = header.head_reads(args.head).with_context(|| opened.name.clone())?;
     let options = |state| Options { state, sampling: Params::default(), head: args.head, ..Options::default() };
-    let fit = |state| ram.map(|ram| Plan::largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
+    let largest_context = if searches { BeamOptions::largest_context } else { Plan::largest_context };
+    let fit = |state| ram.map(|ram| largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
     let mut largest = fit(state);
     if !args.memory.asks_for_context() {
         if largest == Some(None) {
@@ -225,7 +236,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         state.batch = state.batch.min(state.context);
     }
     let plan = Plan::new(model, &options(state));
-    let total_bytes = plan.total().saturating_add(buffers_bytes);
+    let beams = searches.then(|| BeamOptions::bytes(model, &options(state)));
+    let arena_bytes = plan.total().saturating_add(beams.unwrap_or(0));
+    let total_bytes = arena_bytes.saturating_add(buffers_bytes);
     let limit = ram.zip(largest).map(|(ram_bytes, largest_context)| Limit {
         ram_bytes,
         fits: total_bytes <= ram_bytes,
@@ -236,18 +249,20 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if tokens == 0 || tokens > state.context {
         bail!("--prompt-tokens {tokens} cannot be had: the context has 1 to {} positions", state.context);
     }
-    let batch = state.batch.max(count); // a pass has room for a token of each text
+    let batch = state.batch.max(count); // a pass has room for a token of each sequence
     let saved = header.head_bytes - head_bytes;
     let bytes = header.bytes_per_prompt(tokens, batch) - saved;
     let prompt = Prompt { tokens, block_passes: tokens.div_ceil(batch), head_passes: 1, bytes };
     let bytes_per_token = header.bytes_per_token() - saved;
-    // Each text has candidates of its own.
+    // Each sequence has candidates of its own.
     let rows = if args.head == Head::Exact { 0 } else { head_bytes - header.token_embd_bytes };
     let bytes_per_pass = bytes_per_token + (count as u64 - 1) * (header.embedding_bytes + rows);
+    // A search makes one text.
+    let tokens_per_pass = if searches { 1 } else { count };
     let rate = args.bandwidth.or(board.and_then(|board| board.bandwidth));
     let storage = rate.map(|bytes_per_s| Storage {
         bytes_per_s,
-        tokens_per_s: bytes_per_s as f64 / bytes_per_pass as f64 * count as f64,
+        tokens_per_s: bytes_per_s as f64 / bytes_per_pass as f64 * tokens_per_pass as f64,
         prompt_s: bytes as f64 / bytes_per_s as f64,
         basis: if args.bandwidth.is_some() { "as told" } else { board.map_or("", |board| board.storage) },
     });
@@ -260,9 +275,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         n_ctx: config.n_ctx,
         batch,
         kv: state.kv.name(),
-        sequences: (count > 1).then(|| Sequences { count, kv_positions: state.rows(), bytes_per_pass }),
-        regions: Regions::new(&plan),
-        arena_bytes: plan.total(),
+        sequences: (count > 1).then(|| Sequences {
+            count,
+            noun: if searches { "beams" } else { "texts" },
+            kv_positions: state.rows(),
+            bytes_per_pass,
+        }),
+        regions: Regions { beams, ..Regions::new(&plan) },
+        arena_bytes,
         buffers,
         buffer_bytes: buffer,
         total_bytes,
@@ -289,11 +309,11 @@ impl Regions {
     pub(super) fn new(plan: &Plan) -> Regions {
         let gpt2::Plan { weights, kv, activations } = plan.model;
         let Plan { tokenizer, sampler, tokens, .. } = *plan;
-        Regions { directory: weights, kv, activations, tokenizer, sampler, tokens }
+        Regions { directory: weights, kv, activations, tokenizer, sampler, tokens, beams: None }
     }
 
     /// Each with its name, in the order in which they are cut.
-    pub(super) fn named(&self) -> [(&'static str, usize); 6] {
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, usize)> {
         [
             ("directory of weights", self.directory),
             ("keys and values", self.kv),
@@ -302,6 +322,8 @@ impl Regions {
             ("sampler", self.sampler),
             ("text as tokens", self.tokens),
         ]
+        .into_iter()
+        .chain(self.beams.map(|bytes| ("beams", bytes)))
     }
 }
 
@@ -363,8 +385,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Report { name, context, n_ctx, batch, kv, .. } = self;
         write!(f, "{name}: context {context} of {n_ctx}, batch {batch}, kv {kv}")?;
-        if let Some(Sequences { count, kv_positions, .. }) = self.sequences {
-            write!(f, ", {count} texts with {kv_positions} positions")?;
+        if let Some(Sequences { count, noun, kv_positions, .. }) = self.sequences {
+            write!(f, ", {count} {noun} with {kv_positions} positions")?;
         }
         writeln!(f, "\n\nMemory in bytes")?;
         for (region, bytes) in self.regions.named() {
@@ -405,8 +427,8 @@ impl fmt::Display for Report {
         if let Some(resident) = &self.resident {
             writeln!(f, "  {:>12}  a token, with the weights that are kept", resident.bytes_per_token)?;
         }
-        if let Some(Sequences { count, bytes_per_pass, .. }) = self.sequences {
-            writeln!(f, "  {bytes_per_pass:>12}  a token of each of {count} texts")?;
+        if let Some(Sequences { count, noun, bytes_per_pass, .. }) = self.sequences {
+            writeln!(f, "  {bytes_per_pass:>12}  a token of each of {count} {noun}")?;
         }
         let Prompt { tokens, block_passes, bytes, .. } = self.prompt;
         writeln!(f, "  {bytes:>12}  a prompt of {tokens} tokens: {block_passes} × the blocks, 1 × the head")?;

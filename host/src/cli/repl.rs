@@ -231,7 +231,7 @@ impl Repl<'_> {
             Command::Stats => self.last.as_ref().context("there is no text yet: type a prompt")?.print(),
             Command::Plan => {
                 let plan = Plan::new(&planned.opened.model, &planned.options);
-                for (region, bytes) in Regions::new(&plan).named().into_iter().chain([("together", plan.total())]) {
+                for (region, bytes) in Regions::new(&plan).named().chain([("together", plan.total())]) {
                     note(format_args!("{bytes:>12}  {region}"));
                 }
             }
