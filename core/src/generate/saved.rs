@@ -247,7 +247,7 @@ impl Session<'_> {
     ///
     /// `model` is [`Model::fingerprint`]; pieces have at most 256 bytes, and only positions in use are among them. A
     /// stop string that was met and an interruption are not kept, the text can go on after them; nor are bad words and
-    /// other ends of a text than the file's, which are to be given again.
+    /// other ends of a text than the file's, which are to be given again: see [`Session::restore`].
     ///
     /// # Errors
     /// The sink's own; the session is as it was.
@@ -319,6 +319,7 @@ impl Session<'_> {
     ///
     /// `read` stands behind the head, where [`Saved::open`] left it, and bytes behind the session are not read. The
     /// session must be of the model whose fingerprint was given there.
+    /// [`Params::bad_words_ids`] and [`Params::eos_token_id`] are not saved: the session keeps its own.
     ///
     /// # Errors
     /// The context differs → [`RestoreError::Context`], or the format of keys and values → [`RestoreError::Kv`]; it drew
