@@ -122,8 +122,9 @@ const WITHOUT_EFFECT: [&str; 16] = [
     "disable_compile",
 ];
 
-/// Keys that are read.
-const KNOWN: [&str; 22] = [
+/// Controls of what is chosen: keys that are read, and ids of the flags.
+pub(super) const CONTROLS: [&str; 12] = [
+    "do_sample",
     "temperature",
     "top_k",
     "top_p",
@@ -135,10 +136,13 @@ const KNOWN: [&str; 22] = [
     "no_repeat_ngram_size",
     "min_length",
     "min_new_tokens",
+];
+
+/// Other keys that are read.
+const KNOWN: [&str; 10] = [
     "max_new_tokens",
     "max_length",
     "max_time",
-    "do_sample",
     "num_return_sequences",
     "num_beams",
     "length_penalty",
@@ -164,7 +168,7 @@ impl File {
             let is_off = value == &Value::Bool(false)
                 || number == Some(0.0)
                 || number == Some(1.0) && OFF_AT_1.contains(&&**key);
-            if KNOWN.contains(&&**key) {
+            if CONTROLS.iter().chain(&KNOWN).any(|known| known == key) {
                 // Alone first, so that an error names it.
                 let alone = [(key.clone(), value.clone())].into_iter().collect();
                 serde_json::from_value::<File>(Value::Object(alone)).with_context(|| format!("{name}: {key}"))?;

@@ -13,7 +13,7 @@ use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Resident;
 use gptrickle_core::tokenizer::{Control, Token};
 
-use super::decoding::{Decoding, DecodingArgs};
+use super::decoding::{CONTROLS, Decoding, DecodingArgs};
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened, ram_bytes};
 use super::sampling::SamplingArgs;
 use super::saved::SavedText;
@@ -77,12 +77,14 @@ pub(super) struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
 
-    /// Saves the text so far at the end, or when it is interrupted, with all it takes to go on; replaces the file
+    /// Saves the text so far at the end, or when it is interrupted, with all it takes to go on but what --bad-words,
+    /// --eos-token-id and --stop say; replaces the file
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
 
-    /// Goes on with a saved text and its options, with the same model; a prompt is added to it
-    #[arg(long, value_name = "FILE", conflicts_with_all = SAVED)]
+    /// Goes on with a saved text and its options, with the same model; a prompt is added to it. Give --bad-words,
+    /// --eos-token-id and --stop again: they are not saved
+    #[arg(long, value_name = "FILE", conflicts_with_all = SAVED.into_iter().chain(CONTROLS))]
     resume: Option<PathBuf>,
 
     /// Takes <|endoftext|> and other control tokens in the prompt as tokens, not as text
@@ -106,27 +108,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What a saved text brings along.
-const SAVED: [&str; 18] = [
-    "context",
-    "kv",
-    "config",
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "repetition_penalty",
-    "repetition_window",
-    "no_repeat_ngram_size",
-    "min_length",
-    "min_new_tokens",
-    "rng",
-    "seed",
-];
+/// What a saved text brings along beside the controls.
+const SAVED: [&str; 6] = ["context", "kv", "config", "repetition_window", "rng", "seed"];
 
 fn overflow(text: &str) -> Result<Overflow, String> {
     let keep = text.strip_prefix("slide:").and_then(|keep| keep.parse().ok());
