@@ -124,7 +124,6 @@ impl VocabularyBuilder {
     /// that cannot be read → [`Error::TokenType`], [`Error::TokenText`], [`Error::TooManySpecial`]; a merge that
     /// cannot be read → [`Error::MergeText`] (for some, only when the tokenizer is loaded); the device failed →
     /// [`Error::Gguf`].
-    #[inline(never)] // as what reads the metadata
     pub fn finish<S: Source>(self, src: &mut S) -> Result<Vocabulary, Error> {
         let model = self.name(MODEL, src)?.ok_or(Error::Missing { key: MODEL })?;
         if model.as_str() != Some("gpt2") {
