@@ -466,14 +466,13 @@ fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / LEN).max(1));
     for (products, rows) in products.chunks_mut(ROWS * batch).zip(rows.as_chunks().0.chunks(ROWS * blocks)) {
         for first in (0..batch).step_by(COLUMNS) {
-            match (batch - first).min(COLUMNS) {
-                2.. => multiply_tile::<LEN, BYTES, MINIMA, COLUMNS>(&group, rows, x, first, products),
-                _ => {
-                    let products = products.iter_mut().skip(first).step_by(batch);
-                    for (product, row) in products.zip(rows.chunks_exact(blocks)) {
-                        *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, first);
-                    }
-                }
+            if (batch - first).min(COLUMNS) > 1 {
+                multiply_tile::<LEN, BYTES, MINIMA>(&group, rows, x, first, products);
+                continue;
+            }
+            let products = products.iter_mut().skip(first).step_by(batch);
+            for (product, row) in products.zip(rows.chunks_exact(blocks)) {
+                *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, first);
             }
         }
     }
@@ -500,17 +499,15 @@ fn dot_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     sum_lanes(lanes)
 }
 
-/// Whether the compiler has vectors for what stands in arrays.
-const VECTORS: bool = cfg!(any(target_feature = "sse2", target_feature = "neon"));
 /// Activation rows that groups are unpacked for at once: one on microcontrollers, which have no stack for more.
 const COLUMNS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
-/// Weight rows that activations are widened for at once.
-const ROWS: usize = if VECTORS { 16 } else { 4 };
+/// Weight rows that activations are widened for at once: more where compilers have vectors for what stands in arrays.
+const ROWS: usize = if cfg!(any(target_feature = "sse2", target_feature = "neon")) { 16 } else { 4 };
 
-/// The products of at most [`ROWS`] rows with at most `N` activation rows, from `first` on, as many groups as there are
-/// lanes at a time.
+/// The products of at most [`ROWS`] rows with at most [`COLUMNS`] activation rows, from `first` on, as many groups as
+/// there are lanes at a time.
 #[inline(always)]
-fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool, const N: usize>(
+fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     group: impl Fn(&[u8; BYTES], usize) -> Group,
     rows: &[[u8; BYTES]],
     x: &Batch,
@@ -518,10 +515,10 @@ fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool, const
     products: &mut [f32],
 ) {
     let (n_groups, blocks, batch) = (x.cols / GROUP, (x.cols / LEN).max(1), x.q.len() / x.cols.max(1));
-    let n = N.min(batch - first);
+    let n = COLUMNS.min(batch - first);
     let mut slab = Slab { codes: [[0; GROUP]; LANES], d: [0.0; LANES], minima: [[0; 2]; LANES], m: [0.0; LANES] };
-    let mut columns = [Column::ZERO; N];
-    let mut lanes = [[[0.0; LANES]; N]; ROWS];
+    let mut columns = [Column::ZERO; COLUMNS];
+    let mut lanes = [[[0.0; LANES]; COLUMNS]; ROWS];
     for g in (0..n_groups).step_by(LANES) {
         let end = n_groups.min(g + LANES);
         for (b, column) in columns.iter_mut().enumerate().take(n) {
