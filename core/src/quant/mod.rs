@@ -464,7 +464,8 @@ fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
     products: &mut [f32],
 ) {
     let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / LEN).max(1));
-    for (products, rows) in products.chunks_mut(ROWS * batch).zip(rows.as_chunks().0.chunks(ROWS * blocks)) {
+    let at_once = |n: usize| n.saturating_mul(ROWS).max(1);
+    for (products, rows) in products.chunks_mut(at_once(batch)).zip(rows.as_chunks().0.chunks(at_once(blocks))) {
         for first in (0..batch).step_by(COLUMNS) {
             if (batch - first).min(COLUMNS) > 1 {
                 multiply_tile::<LEN, BYTES, MINIMA>(&group, rows, x, first, products);
@@ -534,7 +535,7 @@ fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
             columns.iter().zip(lanes).take(n).for_each(|(column, lanes)| slab.multiply::<MINIMA>(column, lanes));
         }
     }
-    for (products, lanes) in products.chunks_exact_mut(batch).zip(lanes) {
+    for (products, lanes) in products.chunks_exact_mut(batch.max(1)).zip(lanes) {
         products.iter_mut().skip(first).zip(lanes).take(n).for_each(|(product, lanes)| *product = sum_lanes(lanes));
     }
 }

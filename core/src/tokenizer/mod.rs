@@ -40,6 +40,7 @@ use core::num::NonZeroU64;
 
 use crate::arena::{self, Arena, TooSmall};
 use crate::gguf::{Array, Strings};
+use crate::part::put;
 use crate::sort::sort;
 use crate::source::Source;
 use bpe::Symbol;
@@ -439,7 +440,7 @@ fn find_results<S: Source>(
         let mut hashes = [None; BATCH];
         at = vocabulary.batch(src, start, at, &mut |token, kind, _, text| {
             if kind == Kind::Normal {
-                hashes[(token.0 - start) as usize] = Some(normal(token, text)?.0);
+                put(&mut hashes, (token.0 - start) as usize, Some(normal(token, text)?.0));
             }
             Ok(())
         })?;

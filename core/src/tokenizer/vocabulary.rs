@@ -5,6 +5,7 @@ use core::num::NonZeroU64;
 use super::index::Hash;
 use super::{Error, TextCause, Token, alphabet};
 use crate::gguf::{Array, ElementType, Name, Span, Strings, Value, Words};
+use crate::part::put;
 use crate::source::Source;
 
 /// The longest token and the longest text that a merge makes, in bytes; GPT-2's longest has 128.
@@ -274,7 +275,7 @@ impl Vocabulary {
                 let len = match kind {
                     Kind::Normal => {
                         let (hash, len) = normal(token, text)?;
-                        hashes[(token.0 - start) as usize] = Some(hash);
+                        put(&mut hashes, (token.0 - start) as usize, Some(hash));
                         len
                     }
                     Kind::Control | Kind::UserDefined => {
