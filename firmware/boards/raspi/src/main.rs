@@ -13,9 +13,9 @@
 //!
 //! On a Raspberry Pi 4 the registers lie 0xbf00_0000 higher; the page table shows them here.
 //!
-//! The emulator ends by semihosting; a board stands still. Target `aarch64-unknown-none` with `-C target-feature=-strict-align`: with MMU and
-//! caches on, unaligned loads are fine, and without them the kernels run at a sixth of their speed. The emulator takes
-//! a card whose size is a power of 2.
+//! The emulator ends by semihosting; a board stands still. Target `aarch64-unknown-none` with `-C target-cpu=cortex-a53`
+//! and `-C target-feature=-strict-align`: with MMU and caches on, unaligned loads are fine, and without them the kernels
+//! run at a sixth of their speed. The emulator takes a card whose size is a power of 2.
 //!
 //! ```text
 //! qemu-system-aarch64 -machine raspi3b -display none -serial stdio -monitor none -semihosting \

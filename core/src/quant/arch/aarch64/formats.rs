@@ -16,8 +16,8 @@ pub(super) trait Run {
     const ZERO: i32 = 0;
     /// Whether each half group has its own scale.
     const HALVES: bool = false;
-    /// Whether the registers suffice for two rows at once.
-    const TWO_ROWS: bool = false;
+    /// Whether a block is one group: then a row may end within a run, and the registers suffice for two rows at once.
+    const BLOCKS: bool = false;
     /// What is unpacked once for the whole run.
     type Scales: Copy;
 
@@ -115,7 +115,7 @@ macro_rules! blocks {
                 const BYTES: usize = EIGHT * $format::BYTES;
                 const MAX: i32 = $max;
                 const ZERO: i32 = $zero;
-                const TWO_ROWS: bool = true;
+                const BLOCKS: bool = true;
                 type Scales = ();
 
                 #[inline(always)]
@@ -255,13 +255,13 @@ impl Run for Q6K {
         signed([0, 16].map(|i| {
             let low = load(run, G / 4 * 64 + G % 2 * 32 + i);
             let high = load(run, 128 + G / 4 * 32 + i);
-            let both = match G % 4 {
-                0 => join::<4>(low, high),
-                1 => join::<4>(low, shr::<2>(high)),
-                2 => join_high(low, high),
+            match G % 4 {
+                0 => join::<4>(low, and(high, 3)),
+                1 => join::<4>(low, and(shr::<2>(high), 3)),
+                2 => join_high(low, and(high, 0x30)),
+                // Nothing is left above these two bits.
                 _ => join_high(low, shr::<2>(high)),
-            };
-            and(both, 63)
+            }
         }))
     }
 
@@ -288,18 +288,24 @@ pub(super) struct Q2K;
 
 impl Run for Q2K {
     const BYTES: usize = q2_k::BYTES;
-    const MAX: i32 = 3;
+    const MAX: i32 = 3 << 4;
     const HALVES: bool = true;
     type Scales = [F32x4; 2];
 
     #[inline(always)]
     fn scales(run: &[u8]) -> [F32x4; 2] {
-        [load_f16(run, 80), load_f16(run, 82)]
+        // A power of two changes no bit but those of the exponent.
+        const OF_GROUPS: [f32; 4] = [1.0, 0.25, 0.0625, 1.0];
+        [vmulq_f32(load_f16(run, 80), load_f32(&OF_GROUPS)), load_f16(run, 82)]
     }
 
+    /// In the places where they are, but for the last of four groups': 4 and 16 times as large as they should be.
     #[inline(always)]
     fn codes<const G: usize>(run: &[u8]) -> [I8x16; 2] {
-        signed([0, 16].map(|i| and(pairs::<G>(run, 16, i), 3)))
+        signed([0, 16].map(|i| {
+            let bytes = load(run, 16 + G / 4 * 32 + i);
+            if G % 4 == 3 { shr::<6>(bytes) } else { and(bytes, 3 << (2 * (G % 4))) }
+        }))
     }
 
     #[inline(always)]

@@ -15,8 +15,8 @@
 //! Integers are exact in any order and each float operation is the definition's, so the bits are, too.
 //!
 //! # Beyond it
-//! - A tile is one row by [`COLUMNS`] activation rows, which share the unpacked codes, or by one. Of formats that need
-//!   few registers [`ROWS`] rows by one activation row share the loads of activations.
+//! - A tile is one row by [`COLUMNS`] activation rows, which share the unpacked codes, or by one. Of formats whose block is
+//!   a group [`ROWS`] rows by one activation row share the loads of activations.
 //! - Partial sums stay 16 bits wide as long as a format's codes let them: see `neon::Long`.
 //! - A row that ends within a run is filled up with zeros. They add 0 to lanes that started as +0: nothing changes.
 //! - `formats` says for each format where its codes and scales are; `neon` has the instructions.
@@ -32,7 +32,7 @@ use self::formats::*;
 use self::neon::*;
 use super::super::{Batch, FLOAT_LANES, Format, LANES, SUPER, q8_0};
 use super::{Isa, Kernel, Task};
-use crate::part::{part, part_mut, put};
+use crate::part::{part, part_mut, split_mut};
 
 /// Rows that meet one activation row together.
 const ROWS: usize = 2;
@@ -101,24 +101,34 @@ fn tiles<M: Multiplier, F: Run>(rows: &[u8], x: &Batch, products: &mut [f32]) {
     let batch = x.len().max(1);
     let n_rows = products.len() / batch;
     let row_bytes = rows.len() / n_rows.max(1);
-    let row = |r: usize| part(rows, r * row_bytes..(r + 1) * row_bytes);
     let wide = batch / COLUMNS * COLUMNS;
-    for r in 0..n_rows {
-        for b in (0..wide).step_by(COLUMNS) {
-            let tile = tile::<M, F, 1, COLUMNS>([row(r)], from_fn(|i| Column::of(x, b + i)));
-            let products = part_mut(products, r * batch + b..);
-            products.iter_mut().zip(tile[0]).for_each(|(to, product)| *to = product);
-        }
+    for b in (0..wide).step_by(COLUMNS) {
+        strips::<M, F, 1, COLUMNS>(rows, row_bytes, x, b, products);
     }
+    let tall = if F::BLOCKS { n_rows / ROWS * ROWS } else { 0 };
     for b in wide..batch {
-        let column = Column::of(x, b);
-        let tall = if F::TWO_ROWS { n_rows / ROWS * ROWS } else { 0 };
-        for r in (0..tall).step_by(ROWS) {
-            let tile = tile::<M, F, ROWS, 1>(from_fn(|i| row(r + i)), [column]);
-            (0..ROWS).for_each(|i| put(products, (r + i) * batch + b, tile[i][0]));
-        }
-        for r in tall..n_rows {
-            put(products, r * batch + b, tile::<M, F, 1, 1>([row(r)], [column])[0][0]);
+        let (first, last) = split_mut(products, tall * batch);
+        strips::<M, F, ROWS, 1>(rows, row_bytes, x, b, first);
+        strips::<M, F, 1, 1>(part(rows, tall * row_bytes..), row_bytes, x, b, last);
+    }
+}
+
+/// The products of all rows, R at a time, with the C activation rows from `b` on.
+fn strips<M: Multiplier, F: Run, const R: usize, const C: usize>(
+    rows: &[u8],
+    row_bytes: usize,
+    x: &Batch,
+    b: usize,
+    products: &mut [f32],
+) {
+    let batch = x.len().max(1);
+    let columns = from_fn(|c| Column::of(x, b + c));
+    let at_once = |n: usize| (R * n).max(1);
+    let strips = rows.chunks_exact(at_once(row_bytes)).zip(products.chunks_exact_mut(at_once(batch)));
+    for (rows, products) in strips {
+        let tile = tile::<M, F, R, C>(rows, &columns);
+        for (products, tile) in products.chunks_exact_mut(batch).zip(tile) {
+            part_mut(products, b..).iter_mut().zip(tile).for_each(|(to, product)| *to = product);
         }
     }
 }
@@ -165,18 +175,35 @@ struct Activations<'a> {
 }
 
 /// An activation row: its runs, and the groups after the last one.
-#[derive(Clone, Copy)]
 struct Column<'a> {
     q: (&'a [[[i8; 16]; SUPER / 16]], &'a [i8]),
     d: (&'a [[[f32; 4]; 2]], &'a [f32]),
     sums: (&'a [[[i16; 8]; 2]], &'a [i16]),
+    /// How many runs there are.
+    len: usize,
 }
 
 impl<'a> Column<'a> {
-    #[inline(always)]
     fn of(x: &Batch<'a>, b: usize) -> Column<'a> {
         let x = x.row(b);
-        Column { q: runs(x.q), d: runs(x.d), sums: runs(x.sums) }
+        let (q, d, sums) = (runs(x.q), runs(x.d), runs(x.sums));
+        Column { q, d, sums, len: q.0.len().min(d.0.len()).min(sums.0.len()) }
+    }
+
+    /// Run `i`.
+    ///
+    /// # Safety
+    /// There are more than `i`.
+    #[inline(always)]
+    unsafe fn run(&self, i: usize) -> Activations<'a> {
+        // SAFETY: as said above.
+        unsafe {
+            Activations {
+                q: self.q.0.get_unchecked(i),
+                d: self.d.0.get_unchecked(i),
+                sums: self.sums.0.get_unchecked(i),
+            }
+        }
     }
 }
 
@@ -190,33 +217,32 @@ fn runs<T, const N: usize, const A: usize>(all: &[T]) -> (&[[[T; N]; A]], &[T]) 
 /// A run's worth of bytes of the largest block of one group.
 const LARGEST: usize = LANES * q8_0::BYTES;
 
-/// The products of R rows with C activation rows.
+/// The products of R rows, one after the other, with C activation rows.
 #[inline(always)]
 fn tile<M: Multiplier, F: Run, const R: usize, const C: usize>(
-    rows: [&[u8]; R],
-    columns: [Column<'_>; C],
+    rows: &[u8],
+    columns: &[Column<'_>; C],
 ) -> [[f32; C]; R] {
     let mut lanes = [[[vdupq_n_f32(0.0); 2]; C]; R];
+    let row_bytes = rows.len() / R;
     // As many runs as there are of all.
-    let n = columns.iter().fold(usize::MAX, |n, x| n.min(x.q.0.len()).min(x.d.0.len()).min(x.sums.0.len()));
-    let n = rows.iter().fold(n, |n, row| n.min(row.len() / F::BYTES));
-    let rows = rows.map(|row| row.split_at((n * F::BYTES).min(row.len())));
+    let n = columns.iter().fold(row_bytes / F::BYTES, |n, x| n.min(x.len));
     for i in 0..n {
-        // SAFETY: each row and column has n runs.
-        let runs = rows.map(|(runs, _)| unsafe { runs.get_unchecked(i * F::BYTES..(i + 1) * F::BYTES) });
-        // SAFETY: likewise.
-        let x = columns.each_ref().map(|x| unsafe {
-            Activations { q: x.q.0.get_unchecked(i), d: x.d.0.get_unchecked(i), sums: x.sums.0.get_unchecked(i) }
+        // SAFETY: each row has n runs.
+        let runs = from_fn(|r| unsafe {
+            let at = r * row_bytes + i * F::BYTES;
+            rows.get_unchecked(at..at + F::BYTES)
         });
+        // SAFETY: each column has n runs.
+        let x = columns.each_ref().map(|x| unsafe { x.run(i) });
         add_run::<M, F, R, C>(&mut lanes, runs, x);
     }
-    if !rows[0].1.is_empty() {
-        let fill = rows.map(|(_, rest)| filled::<u8, LARGEST>(rest));
-        let (q, d, sums) = (
-            columns.map(|x| filled::<i8, SUPER>(x.q.1)),
-            columns.map(|x| filled::<f32, LANES>(x.d.1)),
-            columns.map(|x| filled::<i16, { 2 * LANES }>(x.sums.1)),
-        );
+    if F::BLOCKS && row_bytes > n * F::BYTES {
+        let rest = |r: usize| part(rows, r * row_bytes + n * F::BYTES..(r + 1) * row_bytes);
+        let fill: [_; R] = from_fn(|r| filled::<u8, LARGEST>(rest(r)));
+        let q = columns.each_ref().map(|x| filled::<i8, SUPER>(x.q.1));
+        let d = columns.each_ref().map(|x| filled::<f32, LANES>(x.d.1));
+        let sums = columns.each_ref().map(|x| filled::<i16, { 2 * LANES }>(x.sums.1));
         let x = from_fn(|c| Activations { q: &runs(&q[c]).0[0], d: &runs(&d[c]).0[0], sums: &runs(&sums[c]).0[0] });
         add_run::<M, F, R, C>(&mut lanes, fill.each_ref().map(|fill| &fill[..F::BYTES]), x);
     }
