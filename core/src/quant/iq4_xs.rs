@@ -14,7 +14,7 @@ use core::ops::Range;
 use crate::part::item;
 
 use super::iq4_nl::steps;
-use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -53,14 +53,15 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's groups.
 #[inline(always)]
-fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let qs = &block[QS][g * HALF..][..HALF];
-    Group { scales: [scales(block)[g]; 2], ..Group::new(steps(qs), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 1> {
+    let mut codes = [[0; GROUP]; GROUPS];
+    codes.iter_mut().zip(block[QS].chunks_exact(HALF)).for_each(|(codes, qs)| *codes = steps(qs));
+    Groups { scales: scales(block).map(|s| [s]), ..Groups::new(codes, scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
+    multiply_groups::<GROUPS, 1, BYTES, false>(groups, rows, x, products)
 }

@@ -319,6 +319,8 @@ pub struct Activation<'a> {
 
 /// Weights in a super-block of the K formats.
 const SUPER: usize = 256;
+/// Groups in a super-block.
+const GROUPS: usize = SUPER / GROUP;
 
 /// Quantises activations: per group, `d = max|x| / 127` and `q = x * 127 / max|x|`, rounded half to even.
 ///
@@ -414,36 +416,58 @@ fn multiply_floats<const BYTES: usize>(
     }
 }
 
-/// A group of weights: `codes[i] · scales[i / HALF] · d + minima[i / HALF] · m`.
-struct Group {
-    codes: [i8; GROUP],
-    scales: [i8; 2],
+/// The N groups of a block, each with one scale (S = 1) or one a half (S = 2, also of formats without): weight `i` of
+/// group `g` is `codes[g][i] · scales[g][i · S / GROUP] · d + minima[g][i / HALF] · m`.
+///
+/// A block is unpacked at once, not group by group: so what its groups share bytes of is shifted by constants, and what
+/// is packed for all of them is read once.
+struct Groups<const N: usize, const S: usize> {
+    codes: [[i8; GROUP]; N],
+    scales: [[i8; S]; N],
     d: f32,
-    minima: [u8; 2],
+    minima: [[u8; 2]; N],
     m: f32,
 }
 
-impl Group {
+impl<const N: usize, const S: usize> Groups<N, S> {
     /// Of a format without integer scales and minima.
     #[inline(always)]
-    fn new(codes: [i8; GROUP], d: f32) -> Self {
-        Group { codes, scales: [1; 2], d, minima: [0; 2], m: 0.0 }
+    fn new(codes: [[i8; GROUP]; N], d: f32) -> Self {
+        Groups { codes, scales: [[1; S]; N], d, minima: [[0; 2]; N], m: 0.0 }
     }
 
-    /// The product with a group of activations.
+    /// Adds each group's product with one of activations to `lanes`, from `first` on.
     #[inline(always)]
-    fn dot<const MINIMA: bool>(&self, q: &[i8; GROUP], d: f32, sums: [i16; 2]) -> f32 {
-        // By halves: compilers make vector code of 16 products, but unroll 32.
-        let half = |i: usize| -> i32 {
-            let (codes, q) = (&self.codes[i * HALF..][..HALF], &q[i * HALF..][..HALF]);
-            codes.iter().zip(q).map(|(&code, &q)| i32::from(code) * i32::from(q)).sum()
-        };
-        let [a, b] = self.scales.map(i32::from);
-        let product = (half(0) * a + half(1) * b) as f32 * self.d;
-        if !MINIMA {
-            return product * d;
+    fn multiply<const MINIMA: bool>(
+        &self,
+        q: &[[i8; GROUP]; N],
+        d: &[f32; N],
+        sums: &[[i16; 2]; N],
+        first: usize,
+        lanes: &mut [f32; LANES],
+    ) {
+        let mut offsets = [0.0; N];
+        if MINIMA {
+            for ((offset, &minima), &sums) in offsets.iter_mut().zip(&self.minima).zip(sums) {
+                *offset = minimum(minima, sums) as f32 * self.m;
+            }
         }
-        (product + minimum(self.minima, sums) as f32 * self.m) * d
+        let mut ints = [0; N];
+        for (((int, codes), scales), q) in ints.iter_mut().zip(&self.codes).zip(&self.scales).zip(q) {
+            // By halves: compilers make vector code of 16 products, but unroll 32.
+            let half = |i: usize| -> i32 {
+                let (codes, q) = (&codes[i * HALF..][..HALF], &q[i * HALF..][..HALF]);
+                codes.iter().zip(q).map(|(&code, &q)| i32::from(code) * i32::from(q)).sum()
+            };
+            *int = half(0) * i32::from(scales[0]) + half(1) * i32::from(scales[S - 1]);
+        }
+        for g in 0..N {
+            let mut product = ints[g] as f32 * self.d;
+            if MINIMA {
+                product += offsets[g];
+            }
+            lanes[(first + g) % LANES] += product * d[g];
+        }
     }
 }
 
@@ -453,27 +477,27 @@ fn minimum(minima: [u8; 2], sums: [i16; 2]) -> i32 {
     i32::from(minima[0]) * i32::from(sums[0]) + i32::from(minima[1]) * i32::from(sums[1])
 }
 
-/// The products of rows of blocks, each of `LEN` weights in `BYTES` bytes, with activation rows.
+/// The products of rows of blocks, each of `N` groups in `BYTES` bytes, with activation rows.
 ///
-/// `group` unpacks a group of a block; `MINIMA` tells whether it has some.
+/// `unpack` unpacks a block; `MINIMA` tells whether its groups have some.
 #[inline(always)]
-fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
-    group: impl Fn(&[u8; BYTES], usize) -> Group,
+fn multiply_groups<const N: usize, const S: usize, const BYTES: usize, const MINIMA: bool>(
+    unpack: impl Fn(&[u8; BYTES]) -> Groups<N, S> + Copy,
     rows: &[u8],
     x: &Batch,
     products: &mut [f32],
 ) {
-    let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / LEN).max(1));
+    let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / (N * GROUP)).max(1));
     let at_once = |n: usize| n.saturating_mul(ROWS).max(1);
     for (products, rows) in products.chunks_mut(at_once(batch)).zip(rows.as_chunks().0.chunks(at_once(blocks))) {
         for first in (0..batch).step_by(COLUMNS) {
             if (batch - first).min(COLUMNS) > 1 {
-                multiply_tile::<LEN, BYTES, MINIMA>(&group, rows, x, first, products);
+                multiply_tile::<N, S, BYTES, MINIMA>(unpack, rows, x, first, products);
                 continue;
             }
             let products = products.iter_mut().skip(first).step_by(batch);
             for (product, row) in products.zip(rows.chunks_exact(blocks)) {
-                *product = dot_groups::<LEN, BYTES, MINIMA>(&group, row, x, first);
+                *product = dot_groups::<N, S, BYTES, MINIMA>(unpack, row, x, first);
             }
         }
     }
@@ -481,21 +505,18 @@ fn multiply_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
 
 /// The product of a row with activation row `b`, group by group.
 #[inline(always)]
-fn dot_groups<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
-    group: impl Fn(&[u8; BYTES], usize) -> Group,
+fn dot_groups<const N: usize, const S: usize, const BYTES: usize, const MINIMA: bool>(
+    unpack: impl Fn(&[u8; BYTES]) -> Groups<N, S> + Copy,
     row: &[[u8; BYTES]],
     x: &Batch,
     b: usize,
 ) -> f32 {
     let first = b * (x.cols / GROUP);
     let (q, d, sums) = (part(x.q.as_chunks().0, first..), part(x.d, first..), part(x.sums.as_chunks().0, first..));
-    let groups = LEN / GROUP;
-    let x = q.chunks_exact(groups).zip(d.chunks_exact(groups)).zip(sums.chunks_exact(groups));
+    let x = q.as_chunks().0.iter().zip(d.as_chunks().0).zip(sums.as_chunks().0);
     let mut lanes = [0.0; LANES];
     for (i, (block, ((q, d), sums))) in row.iter().zip(x).enumerate() {
-        for (g, ((q, &d), &sums)) in q.iter().zip(d).zip(sums).enumerate() {
-            lanes[(i * groups + g) % LANES] += group(block, g).dot::<MINIMA>(q, d, sums);
-        }
+        unpack(block).multiply::<MINIMA>(q, d, sums, i * N, &mut lanes);
     }
     sum_lanes(lanes)
 }
@@ -508,14 +529,14 @@ const ROWS: usize = if cfg!(any(target_feature = "sse2", target_feature = "neon"
 /// The products of at most [`ROWS`] rows with at most [`COLUMNS`] activation rows, from `first` on, as many groups as
 /// there are lanes at a time.
 #[inline(always)]
-fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
-    group: impl Fn(&[u8; BYTES], usize) -> Group,
+fn multiply_tile<const N: usize, const S: usize, const BYTES: usize, const MINIMA: bool>(
+    unpack: impl Fn(&[u8; BYTES]) -> Groups<N, S> + Copy,
     rows: &[[u8; BYTES]],
     x: &Batch,
     first: usize,
     products: &mut [f32],
 ) {
-    let (n_groups, blocks, batch) = (x.cols / GROUP, (x.cols / LEN).max(1), x.q.len() / x.cols.max(1));
+    let (n_groups, blocks, batch) = (x.cols / GROUP, (x.cols / (N * GROUP)).max(1), x.q.len() / x.cols.max(1));
     let n = COLUMNS.min(batch - first);
     let mut slab = Slab { codes: [[0; GROUP]; LANES], d: [0.0; LANES], minima: [[0; 2]; LANES], m: [0.0; LANES] };
     let mut columns = [Column::ZERO; COLUMNS];
@@ -527,10 +548,8 @@ fn multiply_tile<const LEN: usize, const BYTES: usize, const MINIMA: bool>(
             column.fill::<MINIMA>(x, at + g..at + end);
         }
         for (row, lanes) in rows.chunks_exact(blocks).zip(&mut lanes) {
-            for (i, block) in part(row, g * GROUP / LEN..end * GROUP / LEN).iter().enumerate() {
-                for j in 0..LEN / GROUP {
-                    slab.put::<MINIMA>((i * (LEN / GROUP) + j) % LANES, &group(block, j));
-                }
+            for (i, block) in part(row, g / N..end / N).iter().enumerate() {
+                slab.put::<N, S, MINIMA>(i * N, &unpack(block));
             }
             columns.iter().zip(lanes).take(n).for_each(|(column, lanes)| slab.multiply::<MINIMA>(column, lanes));
         }
@@ -578,16 +597,19 @@ struct Slab {
 }
 
 impl Slab {
-    /// Puts a group in its place.
+    /// Puts a block's groups in their places, from `first` on.
     #[inline(always)]
-    fn put<const MINIMA: bool>(&mut self, g: usize, group: &Group) {
-        self.d[g] = group.d;
-        let (to, codes) = (self.codes[g].as_chunks_mut::<HALF>().0, group.codes.as_chunks::<HALF>().0);
-        for ((to, codes), &scale) in to.iter_mut().zip(codes).zip(&group.scales) {
-            to.iter_mut().zip(codes).for_each(|(to, &code)| *to = i16::from(code) * i16::from(scale));
-        }
-        if MINIMA {
-            (self.minima[g], self.m[g]) = (group.minima, group.m);
+    fn put<const N: usize, const S: usize, const MINIMA: bool>(&mut self, first: usize, groups: &Groups<N, S>) {
+        for g in 0..N {
+            let to = (first + g) % LANES;
+            self.d[to] = groups.d;
+            if MINIMA {
+                (self.minima[to], self.m[to]) = (groups.minima[g], groups.m);
+            }
+            let (to, codes) = (self.codes[to].as_chunks_mut::<HALF>().0, groups.codes[g].as_chunks::<HALF>().0);
+            for ((to, codes), scale) in to.iter_mut().zip(codes).zip([groups.scales[g][0], groups.scales[g][S - 1]]) {
+                to.iter_mut().zip(codes).for_each(|(to, &code)| *to = i16::from(code) * i16::from(scale));
+            }
         }
     }
 
@@ -623,11 +645,19 @@ fn less(codes: [u8; GROUP], bias: i8) -> [i8; GROUP] {
 }
 
 /// The f16 at `at`, as f32: exact.
+///
+/// As [`half_to_f32`], but no f32 below 2^-126 comes up: scales of small weights often have no exponent, and x86
+/// processors take some 100 cycles to multiply such an f32.
 #[inline(always)]
 fn scale(block: &[u8], at: Range<usize>) -> f32 {
     let mut bytes = [0; 2];
     bytes.copy_from_slice(&block[at]);
-    half_to_f32(u16::from_le_bytes(bytes))
+    let bits = u32::from(u16::from_le_bytes(bytes));
+    let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
+    // Infinities and NaNs have all bits of the exponent set; without any, it is a multiple of 2^-24.
+    let bias = if magnitude < 0x7c00 { 127 - 15 } else { 255 - 31 };
+    let multiple = magnitude as f32 / (1 << 24) as f32;
+    f32::from_bits(sign | if magnitude < 0x400 { multiple.to_bits() } else { (magnitude << 13) + (bias << 23) })
 }
 
 /// The f16 of these bits, as f32: exact, and without branches, so that compilers make vector code of many.

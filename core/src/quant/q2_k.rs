@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -23,12 +23,17 @@ const QS: Range<usize> = 16..80;
 const D: Range<usize> = 80..82;
 const DMIN: Range<usize> = 82..84;
 
-/// Group `g`'s pairs of bits, of 64 bytes in the order of the picture. Shared with Q3_K.
+/// The pairs of bits of 64 bytes, in the order of the picture. Shared with Q3_K.
 #[inline(always)]
-pub(super) fn pairs(qs: &[u8], g: usize) -> [i8; GROUP] {
-    let mut out = [0; GROUP];
-    for (out, byte) in out.iter_mut().zip(&qs.as_chunks::<GROUP>().0[g / 4 % 2]) {
-        *out = (byte >> (2 * (g % 4)) & 3) as i8;
+pub(super) fn pairs(qs: &[u8]) -> [[i8; GROUP]; GROUPS] {
+    let mut out = [[0; GROUP]; GROUPS];
+    for ([a, b, c, d], qs) in out.as_chunks_mut::<4>().0.iter_mut().zip(qs.as_chunks::<GROUP>().0) {
+        for (i, byte) in qs.iter().enumerate() {
+            a[i] = (byte & 3) as i8;
+            b[i] = (byte >> 2 & 3) as i8;
+            c[i] = (byte >> 4 & 3) as i8;
+            d[i] = (byte >> 6) as i8;
+        }
     }
     out
 }
@@ -36,9 +41,9 @@ pub(super) fn pairs(qs: &[u8], g: usize) -> [i8; GROUP] {
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-        let scales = &block[SCALES][2 * g..][..2];
-        for (i, (out, q)) in out.iter_mut().zip(pairs(&block[QS], g)).enumerate() {
+    let scales = block[SCALES].as_chunks::<2>().0;
+    for ((out, pairs), scales) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(pairs(&block[QS])).zip(scales) {
+        for (i, (out, q)) in out.iter_mut().zip(pairs).enumerate() {
             let s = scales[i / HALF];
             *out = d * f32::from(s & 15) * f32::from(q) - dmin * f32::from(s >> 4);
         }
@@ -50,15 +55,16 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's groups.
 #[inline(always)]
-fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let both = block[SCALES].as_chunks::<2>().0[g % 8];
-    let (scales, minima) = (both.map(|s| (s & 15) as i8), both.map(|s| s >> 4));
-    Group { scales, minima, m: -scale(block, DMIN), ..Group::new(pairs(&block[QS], g), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 2> {
+    let mut both = [[0; 2]; GROUPS];
+    both.as_flattened_mut().copy_from_slice(&block[SCALES]);
+    let (scales, minima) = (both.map(|s| s.map(|s| (s & 15) as i8)), both.map(|s| s.map(|s| s >> 4)));
+    Groups { scales, minima, m: -scale(block, DMIN), ..Groups::new(pairs(&block[QS]), scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
+    multiply_groups::<GROUPS, 2, BYTES, true>(groups, rows, x, products)
 }

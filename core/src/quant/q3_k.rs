@@ -12,8 +12,10 @@
 
 use core::ops::Range;
 
+use crate::part::item;
+
 use super::q2_k::pairs;
-use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -24,34 +26,36 @@ const QS: Range<usize> = 32..96;
 const SCALES: Range<usize> = 96..108;
 const D: Range<usize> = 108..110;
 
-/// Group `g`'s codes, -4..=3.
+/// The codes, -4..=3.
 #[inline(always)]
-fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
-    let mut codes = pairs(&block[QS], g);
-    for (code, mask) in codes.iter_mut().zip(&block[HMASK]) {
-        *code += (mask >> g & 1) as i8 * 4 - 4;
+fn codes(block: &[u8; BYTES]) -> [[i8; GROUP]; GROUPS] {
+    let mut codes = pairs(&block[QS]);
+    for (g, codes) in codes.iter_mut().enumerate() {
+        for (code, mask) in codes.iter_mut().zip(&block[HMASK]) {
+            *code -= if mask & 1 << g == 0 { 4 } else { 0 };
+        }
     }
     codes
 }
 
 /// Every half group's scale, -32..=31.
 #[inline(always)]
-fn scales(block: &[u8; BYTES]) -> [i8; 16] {
+fn scales(block: &[u8; BYTES]) -> [[i8; 2]; GROUPS] {
     let s = &block[SCALES];
-    core::array::from_fn(|j| {
-        let low = s[j % 8] >> (4 * (j / 8)) & 15;
-        let high = s[8 + j % 4] >> (2 * (j / 4)) & 3;
+    let scale = |j: usize| {
+        let low = item(s, j % 8) >> (4 * (j / 8)) & 15;
+        let high = item(s, 8 + j % 4) >> (2 * (j / 4)) & 3;
         (low | high << 4) as i8 - 32
-    })
+    };
+    core::array::from_fn(|g| [scale(2 * g), scale(2 * g + 1)])
 }
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let d = scale(block, D);
-    let scales = scales(block);
-    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-        for (i, (out, q)) in out.iter_mut().zip(codes(block, g)).enumerate() {
-            *out = d * f32::from(scales[2 * g + i / HALF]) * f32::from(q);
+    for ((out, codes), scales) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(codes(block)).zip(scales(block)) {
+        for (i, (out, q)) in out.iter_mut().zip(codes).enumerate() {
+            *out = d * f32::from(scales[i / HALF]) * f32::from(q);
         }
     }
 }
@@ -61,14 +65,13 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's groups.
 #[inline(always)]
-fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let scales = scales(block).as_chunks::<2>().0[g % 8];
-    Group { scales, ..Group::new(codes(block, g), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 2> {
+    Groups { scales: scales(block), ..Groups::new(codes(block), scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
+    multiply_groups::<GROUPS, 2, BYTES, false>(groups, rows, x, products)
 }

@@ -13,7 +13,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -24,19 +24,23 @@ const DMIN: Range<usize> = 2..4;
 const SCALES: Range<usize> = 4..16;
 const QS: Range<usize> = 16..BYTES;
 
-/// Group `g`'s scale and minimum, 0..=63. Shared with Q5_K.
+/// Each group's scale and minimum, 0..=63. Shared with Q5_K.
 #[inline(always)]
-pub(super) fn scale_and_minimum(scales: &[u8], g: usize) -> (u8, u8) {
-    let [a, b, c] = [scales[g % 4], scales[4 + g % 4], scales[8 + g % 4]];
-    if g < 4 { (a & 63, b & 63) } else { (c & 15 | a >> 6 << 4, c >> 4 | b >> 6 << 4) }
+pub(super) fn scales_and_minima(bytes: &[u8]) -> [(u8, u8); GROUPS] {
+    core::array::from_fn(|g| {
+        let [a, b, c] = [bytes[g % 4], bytes[4 + g % 4], bytes[8 + g % 4]];
+        if g < 4 { (a & 63, b & 63) } else { (c & 15 | a >> 6 << 4, c >> 4 | b >> 6 << 4) }
+    })
 }
 
-/// Group `g`'s nibbles. Shared with Q5_K.
+/// The nibbles. Shared with Q5_K.
 #[inline(always)]
-pub(super) fn nibbles(qs: &[u8], g: usize) -> [i8; GROUP] {
-    let mut out = [0; GROUP];
-    for (out, byte) in out.iter_mut().zip(&qs.as_chunks::<GROUP>().0[g / 2 % 4]) {
-        *out = (byte >> (4 * (g % 2)) & 15) as i8;
+pub(super) fn nibbles(qs: &[u8]) -> [[i8; GROUP]; GROUPS] {
+    let mut out = [[0; GROUP]; GROUPS];
+    for ([low, high], qs) in out.as_chunks_mut::<2>().0.iter_mut().zip(qs.as_chunks::<GROUP>().0) {
+        for (i, byte) in qs.iter().enumerate() {
+            (low[i], high[i]) = ((byte & 15) as i8, (byte >> 4) as i8);
+        }
     }
     out
 }
@@ -44,10 +48,10 @@ pub(super) fn nibbles(qs: &[u8], g: usize) -> [i8; GROUP] {
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-        let (s, m) = scale_and_minimum(&block[SCALES], g);
+    let groups = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(nibbles(&block[QS]));
+    for ((out, codes), (s, m)) in groups.zip(scales_and_minima(&block[SCALES])) {
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
-        for (out, q) in out.iter_mut().zip(nibbles(&block[QS], g)) {
+        for (out, q) in out.iter_mut().zip(codes) {
             *out = ds * f32::from(q) - dm;
         }
     }
@@ -58,15 +62,15 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's groups.
 #[inline(always)]
-fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let (s, m) = scale_and_minimum(&block[SCALES], g);
-    let (scales, minima) = ([s as i8; 2], [m; 2]);
-    Group { scales, minima, m: -scale(block, DMIN), ..Group::new(nibbles(&block[QS], g), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 1> {
+    let both = scales_and_minima(&block[SCALES]);
+    let (scales, minima) = (both.map(|(s, _)| [s as i8]), both.map(|(_, m)| [m; 2]));
+    Groups { scales, minima, m: -scale(block, DMIN), ..Groups::new(nibbles(&block[QS]), scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
+    multiply_groups::<GROUPS, 1, BYTES, true>(groups, rows, x, products)
 }

@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use super::q5_0::fives;
-use super::{Batch, GROUP, Group, dequantize_blocks, less, multiply_groups, scale};
+use super::{Batch, GROUP, Groups, dequantize_blocks, less, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -40,13 +40,13 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's group.
 #[inline(always)]
-fn group(block: &[u8; BYTES], _: usize) -> Group {
-    Group { minima: [1; 2], m: scale(block, M), ..Group::new(codes(block), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<1, 2> {
+    Groups { minima: [[1; 2]], m: scale(block, M), ..Groups::new([codes(block)], scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
+    multiply_groups::<1, 2, BYTES, true>(groups, rows, x, products)
 }

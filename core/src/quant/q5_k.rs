@@ -11,8 +11,8 @@
 
 use core::ops::Range;
 
-use super::q4_k::{self, scale_and_minimum};
-use super::{Batch, GROUP, Group, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::q4_k::{nibbles, scales_and_minima};
+use super::{Batch, GROUP, GROUPS, Groups, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -24,12 +24,14 @@ const SCALES: Range<usize> = 4..16;
 const QH: Range<usize> = 16..48;
 const QS: Range<usize> = 48..BYTES;
 
-/// Group `g`'s codes, 0..=31.
+/// The codes, 0..=31.
 #[inline(always)]
-fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
-    let mut codes = q4_k::nibbles(&block[QS], g);
-    for (code, high) in codes.iter_mut().zip(&block[QH]) {
-        *code |= ((high >> g & 1) << 4) as i8;
+fn codes(block: &[u8; BYTES]) -> [[i8; GROUP]; GROUPS] {
+    let mut codes = nibbles(&block[QS]);
+    for (g, codes) in codes.iter_mut().enumerate() {
+        for (code, high) in codes.iter_mut().zip(&block[QH]) {
+            *code |= if high & 1 << g == 0 { 0 } else { 16 };
+        }
     }
     codes
 }
@@ -37,10 +39,10 @@ fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let (d, dmin) = (scale(block, D), scale(block, DMIN));
-    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-        let (s, m) = scale_and_minimum(&block[SCALES], g);
+    let groups = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(codes(block));
+    for ((out, codes), (s, m)) in groups.zip(scales_and_minima(&block[SCALES])) {
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
-        for (out, q) in out.iter_mut().zip(codes(block, g)) {
+        for (out, q) in out.iter_mut().zip(codes) {
             *out = ds * f32::from(q) - dm;
         }
     }
@@ -51,15 +53,15 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's groups.
 #[inline(always)]
-fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let (s, m) = scale_and_minimum(&block[SCALES], g);
-    let (scales, minima) = ([s as i8; 2], [m; 2]);
-    Group { scales, minima, m: -scale(block, DMIN), ..Group::new(codes(block, g), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 1> {
+    let both = scales_and_minima(&block[SCALES]);
+    let (scales, minima) = (both.map(|(s, _)| [s as i8]), both.map(|(_, m)| [m; 2]));
+    Groups { scales, minima, m: -scale(block, DMIN), ..Groups::new(codes(block), scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, true>(group, rows, x, products)
+    multiply_groups::<GROUPS, 1, BYTES, true>(groups, rows, x, products)
 }

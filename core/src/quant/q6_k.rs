@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Group, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -23,15 +23,19 @@ const QH: Range<usize> = 128..192;
 const SCALES: Range<usize> = 192..208;
 const D: Range<usize> = 208..BYTES;
 
-/// Group `g`'s codes, -32..=31.
+/// The codes, -32..=31.
 #[inline(always)]
-fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
-    let (half, g) = (g / 4, g % 4);
-    let ql = &block[QL][half * 64 + g % 2 * GROUP..][..GROUP];
-    let qh = &block[QH][half * GROUP..][..GROUP];
-    let mut codes = [0; GROUP];
-    for ((code, low), high) in codes.iter_mut().zip(ql).zip(qh) {
-        *code = (low >> (4 * (g / 2)) & 15 | (high >> (2 * g) & 3) << 4) as i8 - 32;
+fn codes(block: &[u8; BYTES]) -> [[i8; GROUP]; GROUPS] {
+    let mut codes = [[0; GROUP]; GROUPS];
+    let halves = block[QL].as_chunks::<64>().0.iter().zip(block[QH].as_chunks::<GROUP>().0);
+    for ([a, b, c, d], (ql, qh)) in codes.as_chunks_mut::<4>().0.iter_mut().zip(halves) {
+        for i in 0..GROUP {
+            let (even, odd, high) = (ql[i], ql[i + GROUP], qh[i]);
+            a[i] = (even & 15 | high << 4 & 0x30) as i8 - 32;
+            b[i] = (odd & 15 | high << 2 & 0x30) as i8 - 32;
+            c[i] = (even >> 4 | high & 0x30) as i8 - 32;
+            d[i] = (odd >> 4 | high >> 2 & 0x30) as i8 - 32;
+        }
     }
     codes
 }
@@ -39,9 +43,9 @@ fn codes(block: &[u8; BYTES], g: usize) -> [i8; GROUP] {
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     let d = scale(block, D);
-    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-        let scales = &block[SCALES][2 * g..][..2];
-        for (i, (out, q)) in out.iter_mut().zip(codes(block, g)).enumerate() {
+    let scales = block[SCALES].as_chunks::<2>().0;
+    for ((out, codes), scales) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(codes(block)).zip(scales) {
+        for (i, (out, q)) in out.iter_mut().zip(codes).enumerate() {
             *out = d * f32::from(scales[i / HALF] as i8) * f32::from(q);
         }
     }
@@ -52,14 +56,16 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
     dequantize_blocks(values, blocks, out);
 }
 
-/// Group `g` of a block.
+/// A block's groups.
 #[inline(always)]
-fn group(block: &[u8; BYTES], g: usize) -> Group {
-    let scales = [block[SCALES][2 * g] as i8, block[SCALES][2 * g + 1] as i8];
-    Group { scales, ..Group::new(codes(block, g), scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 2> {
+    let mut scales = [[0; 2]; GROUPS];
+    scales.as_flattened_mut().copy_from_slice(&block[SCALES]);
+    let scales = scales.map(|s| s.map(|s: u8| s as i8));
+    Groups { scales, ..Groups::new(codes(block), scale(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<LEN, BYTES, false>(group, rows, x, products)
+    multiply_groups::<GROUPS, 2, BYTES, false>(groups, rows, x, products)
 }
