@@ -3,6 +3,10 @@
 //! The file is GGUF as llama.cpp's imatrix tool writes it, so that each reads the other's: for a matrix `NAME`, the sums
 //! of its inputs' squares, `NAME.in_sum2` (columns), and how many there were, `NAME.counts` (1), both F32; and three
 //! entries of metadata on the text. The head's inputs are kept, too, under the name of the matrix that it is.
+//!
+//! Where products are asked for, there are besides the sums of products of every two inputs of a run, which tell what
+//! goes together: `NAME.in_products`, F32, as [`Feedback::new`](crate::encode::feedback::Feedback::new) takes them.
+//! llama.cpp passes over those.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -11,9 +15,11 @@ use anyhow::{Context, bail, ensure};
 use gptrickle_core::gguf::{self, Value as Found};
 use gptrickle_core::source::Source;
 
+use crate::encode::feedback::{RUN, width};
 use crate::gguf_writer::{Value, Writer};
 
 const SUMS: &str = ".in_sum2";
+const PRODUCTS: &str = ".in_products";
 const COUNTS: &str = ".counts";
 const DATASETS: &str = "imatrix.datasets";
 const CHUNKS: &str = "imatrix.chunk_count";
@@ -28,11 +34,14 @@ pub struct Importance {
     pub chunks: u32,
     /// Tokens of a chunk.
     pub chunk_tokens: u32,
+    /// Whether [`Importance::add`] sums products, too.
+    pub with_products: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Inputs {
-    sums: Vec<f64>, // of squares (columns)
+    sums: Vec<f64>,     // of squares (columns)
+    products: Vec<f32>, // sums (columns, width), or none
     count: u64,
 }
 
@@ -43,7 +52,8 @@ impl Importance {
     /// It had another number of columns before, or these are no whole rows.
     pub fn add(&mut self, matrix: &str, columns: usize, inputs: &[f32]) {
         if !self.inputs.contains_key(matrix) {
-            self.inputs.insert(matrix.into(), Inputs { sums: vec![0.0; columns], count: 0 });
+            let products = if self.with_products { vec![0.0; columns * width(columns)] } else { Vec::new() };
+            self.inputs.insert(matrix.into(), Inputs { sums: vec![0.0; columns], products, count: 0 });
         }
         let Some(known) = self.inputs.get_mut(matrix) else { return };
         assert!(known.sums.len() == columns && inputs.len().is_multiple_of(columns), "whole rows");
@@ -51,17 +61,30 @@ impl Importance {
             known.sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
             known.count += 1;
         }
+        // Sums of these rows first: of a whole text, an f32 would forget the last.
+        for (j, sums) in known.products.chunks_exact_mut(width(columns)).enumerate() {
+            let mut of_rows = [0.0; RUN];
+            for row in inputs.chunks_exact(columns) {
+                of_rows.iter_mut().zip(&row[j / RUN * RUN..=j]).for_each(|(sum, x)| *sum += row[j] * x);
+            }
+            sums.iter_mut().zip(&of_rows[..=j % RUN]).for_each(|(sum, of_rows)| *sum += of_rows);
+        }
     }
 
     /// Nothing seen yet of a text of this name, which is cut into so many chunks of so many tokens.
     pub fn new(dataset: &str, chunks: u32, chunk_tokens: u32) -> Self {
-        Importance { inputs: BTreeMap::new(), dataset: dataset.into(), chunks, chunk_tokens }
+        Importance { dataset: dataset.into(), chunks, chunk_tokens, ..Importance::default() }
     }
 
     /// The mean square of each input of a matrix, if there were any.
     pub fn of(&self, matrix: &str) -> Option<Vec<f32>> {
-        let Inputs { sums, count } = self.inputs.get(matrix).filter(|inputs| inputs.count > 0)?;
+        let Inputs { sums, count, .. } = self.inputs.get(matrix).filter(|inputs| inputs.count > 0)?;
         Some(sums.iter().map(|sum| (sum / *count as f64) as f32).collect())
+    }
+
+    /// The sums of products of a matrix's inputs, if they are known: (columns, width), as feedback takes them.
+    pub fn products(&self, matrix: &str) -> Option<&[f32]> {
+        self.inputs.get(matrix).map(|inputs| &*inputs.products).filter(|products| !products.is_empty())
     }
 
     /// For how many matrices inputs were seen.
@@ -84,16 +107,23 @@ impl Importance {
             .entry(DATASETS, Value::strings(&[&self.dataset]))
             .entry(CHUNKS, self.chunks)
             .entry("imatrix.chunk_size", self.chunk_tokens);
-        for (name, Inputs { sums, .. }) in &self.inputs {
+        for (name, Inputs { sums, products, .. }) in &self.inputs {
             let n = sums.len() as u64;
             header = header.tensor(&format!("{name}{SUMS}"), &[n, 1], 0, 4 * n);
             header = header.tensor(&format!("{name}{COUNTS}"), &[1, 1], 0, 4);
+            if !products.is_empty() {
+                let bytes = 4 * products.len() as u64;
+                header = header.tensor(&format!("{name}{PRODUCTS}"), &[width(sums.len()) as u64, n], 0, bytes);
+            }
         }
         let mut data = header.start(out)?;
-        for Inputs { sums, count } in self.inputs.values() {
+        for Inputs { sums, products, count } in self.inputs.values() {
             let sums: Vec<u8> = sums.iter().flat_map(|&sum| (sum as f32).to_le_bytes()).collect();
             data.write(&sums)?;
             data.write(&(*count as f32).to_le_bytes())?;
+            if !products.is_empty() {
+                data.write(&products.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<_>>())?;
+            }
         }
         data.finish()
     }
@@ -128,10 +158,13 @@ impl Importance {
         }
         for info in tensors {
             let full = info.name.to_string();
-            let (name, is_sums) = match (full.strip_suffix(SUMS), full.strip_suffix(COUNTS)) {
-                (Some(name), _) => (name, true),
-                (_, Some(name)) => (name, false),
-                _ => bail!("tensor {full} does not belong into a file of importances: is it a model?"),
+            if full.ends_with(".in_sum") {
+                continue; // newer imatrix tools keep plain sums, too
+            }
+            let Some((name, suffix)) =
+                [SUMS, COUNTS, PRODUCTS].into_iter().find_map(|suffix| Some((full.strip_suffix(suffix)?, suffix)))
+            else {
+                bail!("tensor {full} does not belong into a file of importances: is it a model?")
             };
             ensure!(info.kind.id == 0, "{full} is {}: it must be F32", info.kind.name);
             let mut values = vec![0.0f32; (info.span.len / 4) as usize];
@@ -141,17 +174,26 @@ impl Importance {
                 *value = f32::from_le_bytes(bytes);
             }
             ensure!(
-                values.iter().all(|value| value.is_finite() && *value >= 0.0),
-                "{full} holds a value that is no sum of squares: gather it again"
+                values.iter().all(|value| value.is_finite() && (*value >= 0.0 || suffix == PRODUCTS)),
+                "{full} holds a value that is no sum of {}: gather it again",
+                if suffix == PRODUCTS { "products" } else { "squares" }
             );
             let inputs = found.inputs.entry(name.into()).or_default();
-            if is_sums {
-                inputs.sums = values.into_iter().map(f64::from).collect();
-            } else {
-                ensure!(values.len() == 1, "{full} has {} values: only models without experts are known", values.len());
-                inputs.count = values[0] as u64;
+            match suffix {
+                SUMS => inputs.sums = values.into_iter().map(f64::from).collect(),
+                PRODUCTS => inputs.products = values,
+                _ => {
+                    let n = values.len();
+                    ensure!(n == 1, "{full} has {n} values: only models without experts are known");
+                    inputs.count = values[0] as u64;
+                }
             }
         }
+        for (name, Inputs { sums, products, .. }) in &found.inputs {
+            let (n, wanted) = (products.len(), sums.len() * width(sums.len()));
+            ensure!(n == 0 || n == wanted, "{name}{PRODUCTS} has {n} values instead of {wanted}: gather it again");
+        }
+        found.with_products = found.inputs.values().any(|inputs| !inputs.products.is_empty());
         ensure!(!found.is_empty(), "there are no importances in it: gptrickle importance makes them");
         Ok(found)
     }
@@ -163,13 +205,18 @@ mod tests {
 
     #[test]
     fn means_come_back() {
-        let mut importance = Importance { dataset: "a text".into(), chunks: 3, ..Importance::default() };
-        importance.add("a.weight", 2, &[1.0, -2.0, 3.0, 0.0]);
-        importance.add("b.weight", 1, &[0.5]);
-        assert_eq!(importance.of("a.weight"), Some(vec![5.0, 2.0]));
-        let file = importance.write(Vec::new()).unwrap();
-        assert_eq!(Importance::read(&mut &file[..]).unwrap(), importance);
-        assert_eq!(importance.of("c.weight"), None);
+        for with_products in [false, true] {
+            let dataset = "a text".into();
+            let mut importance = Importance { dataset, chunks: 3, with_products, ..Importance::default() };
+            importance.add("a.weight", 2, &[1.0, -2.0, 3.0, 0.0]);
+            importance.add("b.weight", 1, &[0.5]);
+            assert_eq!(importance.of("a.weight"), Some(vec![5.0, 2.0]));
+            let products = [10.0, 0.0, -2.0, 4.0]; // up to the input itself
+            assert_eq!(importance.products("a.weight"), with_products.then_some(&products[..]));
+            let file = importance.write(Vec::new()).unwrap();
+            assert_eq!(Importance::read(&mut &file[..]).unwrap(), importance);
+            assert_eq!(importance.of("c.weight"), None);
+        }
     }
 
     #[test]

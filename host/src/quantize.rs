@@ -20,6 +20,7 @@ use gptrickle_core::quant::{Format, dequantize};
 use rayon::prelude::*;
 
 use crate::checksums::{self, Checksums};
+use crate::encode::feedback::Feedback;
 use crate::encode::fit;
 use crate::gguf_writer::{ARRAY, STRING, Value, Writer};
 use crate::importance::Importance;
@@ -71,7 +72,7 @@ pub struct Options<'a> {
 
 /// A tensor on its way.
 #[derive(Debug, Clone)]
-struct Job {
+struct Job<'a> {
     name: String,
     dims: Vec<u64>,
     at: usize,    // in the input
@@ -79,9 +80,10 @@ struct Job {
     from: Format,
     to: Format,
     importance: Option<Vec<f32>>, // (columns)
+    products: Option<&'a [f32]>,  // of its inputs
 }
 
-impl Job {
+impl Job<'_> {
     fn out_bytes(&self) -> u64 {
         let rows: u64 = self.dims[1..].iter().product();
         rows * self.to.row_bytes(self.dims[0] as usize) as u64
@@ -93,7 +95,7 @@ impl Job {
 pub struct Plan<'a> {
     input: &'a [u8],
     header: Writer,
-    jobs: Vec<Job>,
+    jobs: Vec<Job<'a>>,
     checksums: bool,
     alignment: u64,
     /// Matrices whose inputs' importance is not known, though that of others is.
@@ -105,7 +107,7 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// It is no GPT-2 model, or what is asked for cannot be had; the error names the tensor.
-    pub fn new(input: &'a [u8], options: &Options) -> anyhow::Result<Plan<'a>> {
+    pub fn new(input: &'a [u8], options: &Options<'a>) -> anyhow::Result<Plan<'a>> {
         let mut src = input;
         let model = Model::open(&mut src)?;
         let mut tensors = Vec::new();
@@ -142,6 +144,7 @@ impl<'a> Plan<'a> {
                 from,
                 to: from,
                 importance: None,
+                products: None,
                 name,
             };
             if let Some(matrix) = matrix {
@@ -168,9 +171,10 @@ impl<'a> Plan<'a> {
                 }
                 if let Some((importance, _)) = options.importance {
                     // The head's inputs are kept under the name of what is the head.
-                    let head =
-                        if tied && job.name == "token_embd.weight" { importance.of("output.weight") } else { None };
-                    job.importance = importance.of(&job.name).or(head);
+                    let is_head = tied && job.name == "token_embd.weight" && importance.of(&job.name).is_none();
+                    let name = if is_head { "output.weight" } else { &job.name };
+                    job.importance = importance.of(name);
+                    job.products = importance.products(name).filter(|_| job.importance.is_some());
                     if let Some(found) = job.importance.as_ref().filter(|found| found.len() != cols) {
                         bail!(
                             "{} has {cols} columns, the importance {}: it is of another model",
@@ -246,6 +250,12 @@ impl<'a> Plan<'a> {
             let cols = job.dims[0] as usize;
             let (from_row, to_row) = (job.from.row_bytes(cols), job.to.row_bytes(cols));
             let rows = (AT_ONCE / cols).max(1);
+            let feedback = match job.products.filter(|_| !job.to.is_float()) {
+                Some(products) => Some(Feedback::new(products, cols).with_context(|| {
+                    format!("the products of {}'s inputs are those of no text: gather them again", job.name)
+                })?),
+                None => None,
+            };
             for (i, bytes) in bytes.chunks(rows * from_row).enumerate() {
                 buffer.resize(bytes.len() / from_row * to_row, 0);
                 let pairs = buffer.par_chunks_mut(to_row).zip(bytes.par_chunks(from_row)).enumerate();
@@ -254,7 +264,7 @@ impl<'a> Plan<'a> {
                     |weights, (row, (out, bytes))| {
                         dequantize(job.from, bytes, weights);
                         check(weights, job.to).with_context(|| format!("{}, row {}", job.name, i * rows + row))?;
-                        fit(job.to, weights, job.importance.as_deref(), out);
+                        fit(job.to, weights, job.importance.as_deref(), feedback.as_ref(), out);
                         anyhow::Ok(())
                     },
                 )?;

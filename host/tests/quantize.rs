@@ -293,6 +293,76 @@ fn importance_is_gathered_and_used() {
     fs::remove_dir_all(&folder).unwrap();
 }
 
+/// What goes together on a text makes its logits come out closer than what is large on it does, in every family of codes.
+#[test]
+fn products_are_gathered_and_used() {
+    let folder = folder("products");
+    let [words, gathered, out] = ["words.txt", "imatrix.gguf", "out.gguf"].map(|name| folder.join(name));
+    let sentence = "The cat sat on the mat, and the dog sat by the door, where the sun came in. ";
+    fs::write(&words, sentence.repeat(3)).unwrap();
+    let model = vectors().join("micro/micro-f32.gguf");
+    let ok = |args: &[&str]| {
+        let output = gptrickle(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ok(&["importance", "-m", text(&model), "-f", text(&words), "-o", text(&gathered), "--products"]);
+    let plain = folder.join("plain.gguf");
+    ok(&["importance", "-m", text(&model), "-f", text(&words), "-o", text(&plain)]);
+    let [with, without] = [&gathered, &plain].map(|file| Importance::read(&mut &fs::read(file).unwrap()[..]).unwrap());
+    let products = with.products("blk.0.ffn_up.weight").unwrap();
+    let squares = with.of("blk.0.ffn_up.weight").unwrap();
+    assert_eq!(
+        (without.of("blk.0.ffn_up.weight").as_ref(), without.products("blk.0.ffn_up.weight")),
+        (Some(&squares), None)
+    );
+    assert_eq!(products.len(), 64 * 64);
+    let count = f64::from(products[0] / squares[0]).round() as f32;
+    for (i, square) in squares.iter().enumerate() {
+        assert!((products[65 * i] - count * square).abs() < 1e-3 * count * square, "input {i}");
+    }
+
+    // Without a text the model writes one, the same each time.
+    let own = ["a.gguf", "b.gguf"].map(|name| {
+        let file = folder.join(name);
+        ok(&["importance", "-m", text(&model), "-o", text(&file)]);
+        Importance::read(&mut &fs::read(file).unwrap()[..]).unwrap()
+    });
+    assert_eq!((&*own[0].dataset, own[0].chunks), ("the model's own text", 256));
+    assert_eq!(own[0], own[1]);
+    assert_ne!(own[0].of("blk.0.ffn_up.weight"), Some(squares));
+
+    let tokens: Vec<u32> = ok(&["tokenize", "--json", "-m", text(&model), sentence])
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    let run = |file: &[u8]| logits(&mut &*file, &tokens[..32], 32, KvFormat::F32).unwrap();
+    let original = run(&fs::read(&model).unwrap());
+    for mix in ["Q4_0", "Q4_1", "IQ4_NL"] {
+        let off = |importance: &Importance| {
+            let input = fs::read(&model).unwrap();
+            let importance = Some((importance, "imatrix.gguf"));
+            distance(&run(&written(&input, &Options { importance, ..options(mix, &[]) })), &original)
+        };
+        let (with, without) = (off(&with), off(&without));
+        println!("{mix}: {with}, {without} without products");
+        assert!(with < without, "{mix}: {with}, {without} without products");
+    }
+
+    let mut damaged = fs::read(&gathered).unwrap();
+    let (_, at, bytes) = tensors(&damaged)["blk.0.ffn_up.weight.in_products"];
+    damaged[at as usize..][..bytes as usize]
+        .chunks_exact_mut(4)
+        .for_each(|x| x.copy_from_slice(&(-1f32).to_le_bytes()));
+    fs::write(&gathered, damaged).unwrap();
+    let output = gptrickle(&["quantize", text(&model), text(&out), "Q4_1", "--importance", text(&gathered)]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("blk.0.ffn_up.weight's inputs are those of no text"), "{said}");
+    assert!(!out.exists());
+    fs::remove_dir_all(&folder).unwrap();
+}
+
 /// A card that lost a bit of a weight, of the vocabulary or of the table itself: a line that says where, and no text,
 /// whether the file is mapped or read.
 #[test]

@@ -6,6 +6,7 @@
 
 use half::f16;
 
+use super::feedback::Rounding;
 use super::pack::{self, Affine};
 use super::{SUPER, inverse, nearest, range, sums};
 
@@ -61,40 +62,43 @@ fn error(w: &[f32], matter: &[f32], (d, c): (f32, f32), most: f32) -> f32 {
     })[0]
 }
 
-fn put_codes(w: &[f32], (d, c): (f32, f32), most: f32, codes: &mut [u8]) {
+fn put_codes(rounding: &mut Rounding, (d, c): (f32, f32), most: f32, codes: &mut [u8]) {
     let inverse = inverse(d);
-    codes.iter_mut().zip(w).for_each(|(code, w)| *code = nearest((w - c) * inverse, 0.0, most) as u8);
+    rounding.codes(codes, |w| {
+        let code = nearest((w - c) * inverse, 0.0, most);
+        (code as u8, d * code + c)
+    });
 }
 
 /// A block with one line: its scale, its minimum and its codes.
-fn block(w: &[f32], matter: &[f32], most: f32) -> (f16, f16, [u8; 32]) {
+fn block(w: &[f32], matter: &[f32], most: f32, rounding: &mut Rounding) -> (f16, f16, [u8; 32]) {
     let (d, c) = line(w, matter, most, false);
     let (d, c) = (f16::from_f32(d), f16::from_f32(c));
     let mut codes = [0; 32];
-    put_codes(w, (d.to_f32(), c.to_f32()), most, &mut codes);
+    put_codes(rounding, (d.to_f32(), c.to_f32()), most, &mut codes);
     (d, c, codes)
 }
 
-pub(super) fn q4_1(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    let (d, min, codes) = block(w, matter, 15.0);
+pub(super) fn q4_1(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    let (d, min, codes) = block(w, matter, 15.0, rounding);
     pack::q4_1(d, min, &codes, out);
 }
 
-pub(super) fn q5_1(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    let (d, min, codes) = block(w, matter, 31.0);
+pub(super) fn q5_1(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    let (d, min, codes) = block(w, matter, 31.0, rounding);
     pack::q5_1(d, min, &codes, out);
 }
 
-pub(super) fn q2_k(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    pack::q2_k(&super_block(w, matter, 16, 3.0, 15.0), out);
+pub(super) fn q2_k(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    pack::q2_k(&super_block(w, matter, 16, 3.0, 15.0, rounding), out);
 }
 
-pub(super) fn q4_k(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    pack::q4_k(&super_block(w, matter, 32, 15.0, 63.0), out);
+pub(super) fn q4_k(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    pack::q4_k(&super_block(w, matter, 32, 15.0, 63.0, rounding), out);
 }
 
-pub(super) fn q5_k(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    pack::q5_k(&super_block(w, matter, 32, 31.0, 63.0), out);
+pub(super) fn q5_k(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    pack::q5_k(&super_block(w, matter, 32, 31.0, 63.0, rounding), out);
 }
 
 /// How often the scales and minimums of a super-block are looked at again.
@@ -104,7 +108,7 @@ const ROUNDS: usize = 4;
 ///
 /// Each group first gets the line it wants. Then, in turn, each tries the pairs of codes beside its own, with the
 /// weights' codes that follow from them, and the two scales of all are fitted to what came out.
-fn super_block(w: &[f32], matter: &[f32], len: usize, most: f32, most_scale: f32) -> Affine {
+fn super_block(w: &[f32], matter: &[f32], len: usize, most: f32, most_scale: f32, rounding: &mut Rounding) -> Affine {
     let groups = || w.chunks_exact(len).zip(matter.chunks_exact(len));
     let mut wanted = [(0f32, 0f32); 16];
     wanted.iter_mut().zip(groups()).for_each(|(wanted, (w, matter))| *wanted = line(w, matter, most, true));
@@ -158,8 +162,8 @@ fn super_block(w: &[f32], matter: &[f32], len: usize, most: f32, most_scale: f32
     }
     let (_, d, dmin, pairs) = best;
     let mut codes = [0; SUPER];
-    for ((codes, w), (s, m)) in codes.chunks_exact_mut(len).zip(w.chunks_exact(len)).zip(pairs) {
-        put_codes(w, (d.to_f32() * s, -dmin.to_f32() * m), most, codes);
+    for (codes, (s, m)) in codes.chunks_exact_mut(len).zip(pairs) {
+        put_codes(rounding, (d.to_f32() * s, -dmin.to_f32() * m), most, codes);
     }
     Affine { d, dmin, scales: pairs.map(|pair| pair.0 as u8), minimums: pairs.map(|pair| pair.1 as u8), codes }
 }

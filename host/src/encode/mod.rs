@@ -4,18 +4,22 @@
 //! just reaches a block's largest weight, which is fast; [`fit`] looks for the scales and codes with the smallest
 //! squared error, weighted by how much each weight matters. `pack` puts what either found into bytes; `symmetric`,
 //! `affine` and `steps` search, one family of formats each: codes times a scale, codes times a scale less a minimum,
-//! codes that stand for uneven steps.
+//! codes that stand for uneven steps. Where `feedback` knows which inputs go together, a weight also makes up for the
+//! errors of those before it.
 //!
 //! Only additions, multiplications, divisions, square roots and comparisons of f32 are used, in one fixed order, so the
 //! blocks are the same on every machine.
 
 mod affine;
+pub mod feedback;
 mod pack;
 mod plain;
 mod steps;
 mod symmetric;
 
 use gptrickle_core::quant::Format;
+
+use feedback::{Feedback, Rounding};
 
 /// Weights in a super-block of the K formats.
 const SUPER: usize = 256;
@@ -38,32 +42,35 @@ pub fn encode(format: Format, weights: &[f32], out: &mut [u8]) {
 /// Encodes finite weights that fill whole blocks, with the smallest squared error that a search finds.
 ///
 /// `importance` tells for each weight how large its input is, as the mean of its squares; without it all inputs count
-/// the same. Large weights count more than small ones either way.
+/// the same. Large weights count more than small ones either way. With `feedback` the weights are one row of a matrix, and
+/// each is rounded so that it makes up for the errors of those before it; it does nothing for floats.
 ///
 /// # Panics
-/// As [`encode`], or `importance` is not as long as `weights`.
-pub fn fit(format: Format, weights: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+/// As [`encode`], `importance` is not as long as `weights`, or `feedback` is for rows of another length.
+pub fn fit(format: Format, weights: &[f32], importance: Option<&[f32]>, feedback: Option<&Feedback>, out: &mut [u8]) {
     let (len, bytes) = format.block();
     assert_eq!(weights.len() / len * bytes, out.len(), "whole blocks");
     assert!(importance.is_none_or(|importance| importance.len() == weights.len()), "as many as weights");
-    let mut matter = [0.0; SUPER];
-    for (i, (weights, out)) in weights.chunks_exact(len).zip(out.chunks_exact_mut(bytes)).enumerate() {
-        let matter = &mut matter[..len];
-        weigh(weights, importance.map(|importance| &importance[i * len..][..len]), matter);
+    let (mut block, mut matter) = ([0.0; SUPER], [0.0; SUPER]);
+    let rounding = &mut Rounding::new(weights, feedback);
+    for (i, out) in out.chunks_exact_mut(bytes).enumerate() {
+        let (block, matter) = (&mut block[..len], &mut matter[..len]);
+        rounding.next(block);
+        weigh(block, importance.map(|importance| &importance[i * len..][..len]), matter);
         match format {
-            Format::Q4_0 => symmetric::q4_0(weights, matter, out),
-            Format::Q5_0 => symmetric::q5_0(weights, matter, out),
-            Format::Q8_0 => symmetric::q8_0(weights, matter, out),
-            Format::Q3_K => symmetric::q3_k(weights, matter, out),
-            Format::Q6_K => symmetric::q6_k(weights, matter, out),
-            Format::Q4_1 => affine::q4_1(weights, matter, out),
-            Format::Q5_1 => affine::q5_1(weights, matter, out),
-            Format::Q2_K => affine::q2_k(weights, matter, out),
-            Format::Q4_K => affine::q4_k(weights, matter, out),
-            Format::Q5_K => affine::q5_k(weights, matter, out),
-            Format::IQ4_NL => steps::iq4_nl(weights, matter, out),
-            Format::IQ4_XS => steps::iq4_xs(weights, matter, out),
-            _ => plain::encode(format, weights, out),
+            Format::Q4_0 => symmetric::q4_0(block, matter, rounding, out),
+            Format::Q5_0 => symmetric::q5_0(block, matter, rounding, out),
+            Format::Q8_0 => symmetric::q8_0(block, matter, rounding, out),
+            Format::Q3_K => symmetric::q3_k(block, matter, rounding, out),
+            Format::Q6_K => symmetric::q6_k(block, matter, rounding, out),
+            Format::Q4_1 => affine::q4_1(block, matter, rounding, out),
+            Format::Q5_1 => affine::q5_1(block, matter, rounding, out),
+            Format::Q2_K => affine::q2_k(block, matter, rounding, out),
+            Format::Q4_K => affine::q4_k(block, matter, rounding, out),
+            Format::Q5_K => affine::q5_k(block, matter, rounding, out),
+            Format::IQ4_NL => steps::iq4_nl(block, matter, rounding, out),
+            Format::IQ4_XS => steps::iq4_xs(block, matter, rounding, out),
+            _ => plain::encode(format, &weights[i * len..][..len], out),
         }
     }
 }
@@ -236,7 +243,7 @@ mod tests {
                 let importance = drawn(seed + 1000, len, 3.0).iter().map(|x| x * x).collect::<Vec<_>>();
                 let importance = (seed % 2 == 1).then_some(&importance[..]);
                 let (mut fitted, mut simple) = (vec![0xaa; bytes], vec![0xaa; bytes]);
-                fit(format, &weights, importance, &mut fitted);
+                fit(format, &weights, importance, None, &mut fitted);
                 encode(format, &weights, &mut simple);
                 let error = |blocks: &[u8]| weighted_error(format, &weights, importance, blocks);
                 // Half an ulp of the f16 scale may be against the search.
@@ -259,7 +266,7 @@ mod tests {
             for seed in 0..12 {
                 let weights = drawn(seed, 32, 3.0);
                 let mut block = vec![0; bytes];
-                fit(format, &weights, None, &mut block);
+                fit(format, &weights, None, None, &mut block);
                 found += weighted_error(format, &weights, None, &block);
                 let around = f16::from_f32(extreme(&weights).abs() / reach).to_bits();
                 let scales = (around - 300..around + 200).flat_map(|bits| [bits, bits | 0x8000]).map(f16::from_bits);
@@ -267,7 +274,9 @@ mod tests {
                     // The codes that this scale wants.
                     let d_value = d.to_f32();
                     if format == Format::IQ4_NL {
-                        pack::q4_0(d, &steps::codes(&weights, d_value), &mut block);
+                        let mut codes = [0; 32];
+                        steps::put_codes(&mut Rounding::new(&weights, None), d_value, &mut codes);
+                        pack::q4_0(d, &codes, &mut block);
                     } else {
                         let codes =
                             std::array::from_fn(|i| (nearest(weights[i] / d_value, -reach, reach - 1.0) + reach) as u8);
@@ -289,7 +298,7 @@ mod tests {
             let importance: Vec<f32> = (0..256).map(|i| if i % 4 == 0 { 100.0 } else { 0.0 }).collect();
             let error = |importance| {
                 let mut blocks = vec![0; format.row_bytes(256)];
-                fit(format, &weights, importance, &mut blocks);
+                fit(format, &weights, importance, None, &mut blocks);
                 let mut values = vec![0.0; 256];
                 dequantize(format, &blocks, &mut values);
                 weights.iter().zip(values).step_by(4).map(|(w, v)| f64::from((w - v) * (w - v))).sum::<f64>()
@@ -309,7 +318,7 @@ mod tests {
             for weights in &odd {
                 for importance in [None, Some(&[0.0; 256][..]), Some(&spike.map(f32::abs)[..])] {
                     let mut blocks = vec![0xaa; format.row_bytes(256)];
-                    fit(format, weights, importance, &mut blocks);
+                    fit(format, weights, importance, None, &mut blocks);
                     let mut values = vec![0.0; 256];
                     dequantize(format, &blocks, &mut values);
                     let most = extreme(weights).abs();

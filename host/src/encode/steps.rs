@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::feedback::Rounding;
 use super::pack::{self, Symmetric};
 use super::{SUPER, extreme, inverse, symmetric};
 
@@ -59,26 +60,30 @@ fn scale(w: &[f32], matter: &[f32]) -> f32 {
     best.1
 }
 
-pub(super) fn iq4_nl(w: &[f32], matter: &[f32], out: &mut [u8]) {
+pub(super) fn iq4_nl(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
     let d = f16::from_f32(scale(w, matter));
-    pack::q4_0(d, &codes(w, d.to_f32()), out);
+    let mut codes = [0; 32];
+    put_codes(rounding, d.to_f32(), &mut codes);
+    pack::q4_0(d, &codes, out);
 }
 
-pub(super) fn iq4_xs(w: &[f32], matter: &[f32], out: &mut [u8]) {
+pub(super) fn iq4_xs(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
     let mut wanted = [0.0; 16];
     let groups = w.chunks_exact(32).zip(matter.chunks_exact(32));
     wanted.iter_mut().zip(groups).for_each(|(wanted, (w, matter))| *wanted = scale(w, matter));
     let (d, scales) = symmetric::share(w, matter, 32, &wanted, -32.0, |x| step(x).0);
-    let mut all = [0; SUPER];
-    for ((all, w), s) in all.chunks_exact_mut(32).zip(w.chunks_exact(32)).zip(scales) {
-        all.copy_from_slice(&codes(w, d.to_f32() * f32::from(s)));
+    let mut codes = [0; SUPER];
+    for (codes, s) in codes.chunks_exact_mut(32).zip(scales) {
+        put_codes(rounding, d.to_f32() * f32::from(s), codes);
     }
-    pack::iq4_xs(&Symmetric { d, scales, codes: all }, out);
+    pack::iq4_xs(&Symmetric { d, scales, codes }, out);
 }
 
-/// The nibbles whose steps are nearest to `w / d`.
-pub(super) fn codes(w: &[f32], d: f32) -> [u8; 32] {
-    let mut codes = [0; 32];
-    codes.iter_mut().zip(w).for_each(|(code, w)| *code = step(w * inverse(d)).1);
-    codes
+/// The nibbles whose steps times `d` are nearest.
+pub(super) fn put_codes(rounding: &mut Rounding, d: f32, codes: &mut [u8]) {
+    let inverse = inverse(d);
+    rounding.codes(codes, |w| {
+        let (step, nibble) = step(w * inverse);
+        (nibble, d * step)
+    });
 }

@@ -7,6 +7,7 @@
 
 use half::f16;
 
+use super::feedback::Rounding;
 use super::pack::{self, Symmetric};
 use super::{SUPER, extreme, inverse, nearest, sums};
 
@@ -36,51 +37,54 @@ fn scale(w: &[f32], matter: &[f32], (least, greatest): Codes) -> f32 {
 }
 
 /// The scale of a block with one scale, and its codes, counted from the least.
-fn block(w: &[f32], matter: &[f32], range: Codes) -> (f16, [u8; 32]) {
+fn block(w: &[f32], matter: &[f32], range: Codes, rounding: &mut Rounding) -> (f16, [u8; 32]) {
     let d = f16::from_f32(scale(w, matter, range));
     let mut codes = [0; 32];
-    put_codes(w, d.to_f32(), range, &mut codes);
+    put_codes(rounding, d.to_f32(), range, &mut codes);
     (d, codes)
 }
 
-fn put_codes(w: &[f32], d: f32, (least, greatest): Codes, codes: &mut [u8]) {
+fn put_codes(rounding: &mut Rounding, d: f32, (least, greatest): Codes, codes: &mut [u8]) {
     let inverse = inverse(d);
-    codes.iter_mut().zip(w).for_each(|(code, w)| *code = (nearest(w * inverse, least, greatest) - least) as u8);
+    rounding.codes(codes, |w| {
+        let code = nearest(w * inverse, least, greatest);
+        ((code - least) as u8, d * code)
+    });
 }
 
-pub(super) fn q4_0(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    let (d, codes) = block(w, matter, (-8.0, 7.0));
+pub(super) fn q4_0(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    let (d, codes) = block(w, matter, (-8.0, 7.0), rounding);
     pack::q4_0(d, &codes, out);
 }
 
-pub(super) fn q5_0(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    let (d, codes) = block(w, matter, (-16.0, 15.0));
+pub(super) fn q5_0(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    let (d, codes) = block(w, matter, (-16.0, 15.0), rounding);
     pack::q5_0(d, &codes, out);
 }
 
-pub(super) fn q8_0(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    let (d, codes) = block(w, matter, (-127.0, 127.0));
+pub(super) fn q8_0(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    let (d, codes) = block(w, matter, (-127.0, 127.0), rounding);
     pack::q8_0(d, &codes, out);
 }
 
-pub(super) fn q3_k(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    pack::q3_k(&super_block(w, matter, (-4.0, 3.0), -32.0), out);
+pub(super) fn q3_k(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    pack::q3_k(&super_block(w, matter, (-4.0, 3.0), -32.0, rounding), out);
 }
 
-pub(super) fn q6_k(w: &[f32], matter: &[f32], out: &mut [u8]) {
-    pack::q6_k(&super_block(w, matter, (-32.0, 31.0), -128.0), out);
+pub(super) fn q6_k(w: &[f32], matter: &[f32], rounding: &mut Rounding, out: &mut [u8]) {
+    pack::q6_k(&super_block(w, matter, (-32.0, 31.0), -128.0, rounding), out);
 }
 
 /// A super-block of groups of 16 weights.
-fn super_block(w: &[f32], matter: &[f32], range: Codes, least_scale: f32) -> Symmetric {
+fn super_block(w: &[f32], matter: &[f32], range: Codes, least_scale: f32, rounding: &mut Rounding) -> Symmetric {
     const LEN: usize = 16;
     let mut wanted = [0.0; 16];
     let groups = w.chunks_exact(LEN).zip(matter.chunks_exact(LEN));
     wanted.iter_mut().zip(groups).for_each(|(wanted, (w, matter))| *wanted = scale(w, matter, range));
     let (d, scales) = share(w, matter, LEN, &wanted, least_scale, |x| nearest(x, range.0, range.1));
     let mut codes = [0; SUPER];
-    for ((codes, w), s) in codes.chunks_exact_mut(LEN).zip(w.chunks_exact(LEN)).zip(scales) {
-        put_codes(w, d.to_f32() * f32::from(s), range, codes);
+    for (codes, s) in codes.chunks_exact_mut(LEN).zip(scales) {
+        put_codes(rounding, d.to_f32() * f32::from(s), range, codes);
     }
     Symmetric { d, scales, codes }
 }
