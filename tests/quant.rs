@@ -424,3 +424,24 @@ proptest! {
         prop_assert!(values.iter().any(|value| !value.is_finite()));
     }
 }
+
+/// Every f16 as the scale of a weight that is 1, denormal ones, infinities and NaNs among them.
+#[test]
+fn every_scale_is_the_f16_it_was() {
+    for bits in 0..=u16::MAX {
+        let mut block = [1; 34];
+        block[..2].copy_from_slice(&bits.to_le_bytes());
+        let mut weights = [0.0; 32];
+        quant::dequantize(Format::Q8_0, &block, &mut weights);
+        let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+        let exact = match exponent {
+            0 => fraction * 2f32.powi(-24),
+            31 if fraction == 0.0 => f32::INFINITY,
+            31 => f32::NAN,
+            _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+        };
+        let exact = if bits >> 15 == 1 { -exact } else { exact };
+        let same = if exact.is_nan() { weights[31].is_nan() } else { weights[31].to_bits() == exact.to_bits() };
+        assert!(same, "{bits:#06x}: {} instead of {exact}", weights[31]);
+    }
+}
