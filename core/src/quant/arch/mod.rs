@@ -143,13 +143,13 @@ impl Kernel {
 
     /// Multiplications of weights below which a part of a product is better not given to another core.
     ///
-    /// Handing it over and waiting for it takes some microseconds on the desk, in which vectors multiply 100,000
+    /// Handing it over and waiting for it takes a microsecond or two on the desk, in which vectors multiply some 30,000
     /// weights and the definition some thousands.
     pub fn least_shared(self) -> usize {
         match self.0 {
             Isa::Generic => 1 << 12,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => 1 << 17,
+            Isa::Avx2 | Isa::Avx512 => 1 << 15,
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::Neon | Isa::NeonDot => 1 << 16,
             #[cfg(arm_dsp)]
