@@ -391,6 +391,25 @@ proptest! {
     }
 
     #[test]
+    fn activations_are_rounded_half_to_even(x in activations(), halves in any::<bool>()) {
+        let mut x = x;
+        if halves {
+            // Codes that lie in the middle of two.
+            x.iter_mut().for_each(|x| *x = (*x * 63.0).clamp(-63.0, 63.0).trunc() + 0.5);
+            x.iter_mut().step_by(GROUP).for_each(|x| *x = 127.0);
+        }
+        let ours = Quantised::new(&x);
+        for (x, (q, sums)) in x.chunks(GROUP).zip(ours.q.chunks(GROUP).zip(ours.sums.chunks(GROUP / HALF))) {
+            let max = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let inverse = if max < 1e-30 { 0.0 } else { 127.0 / max };
+            let codes: Vec<i8> = x.iter().map(|x| (x * inverse).round_ties_even() as i8).collect();
+            prop_assert_eq!(q, &codes[..]);
+            let exact: Vec<i16> = codes.chunks(HALF).map(|half| half.iter().map(|&q| i16::from(q)).sum()).collect();
+            prop_assert_eq!(sums, &exact[..]);
+        }
+    }
+
+    #[test]
     fn dequantised_values_of_any_rows_are_exact(format in format(), n in 1..25usize, bytes in bytes()) {
         let (cols, row) = row(format, n, &bytes);
         let mut ours = vec![f32::NAN; cols];

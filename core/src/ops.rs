@@ -11,7 +11,7 @@ use core::iter::once;
 
 use crate::exp::exp;
 use crate::part::{part, part_mut, split_mut};
-use crate::quant::{self, Batch, FLOAT_LANES, Format, GROUP, HALF, Kernel, sum_lanes};
+use crate::quant::{self, Batch, FLOAT_LANES, Format, GROUP, HALF, Kernel, Task, sum_lanes};
 use crate::source::{Cause, Error, Reach, Source};
 
 /// Rows whose products are handed on together, of as many positions as a pass can have; of fewer, more rows.
@@ -267,7 +267,7 @@ fn multiply_hinting<S: Source>(
     let Scratch { engine, q, d, sums, products } = scratch;
     let (q, d, sums) = (part_mut(q, ..n), part_mut(d, ..n / GROUP), part_mut(sums, ..n / HALF));
     if !w.format.is_float() {
-        engine.kernel.run(|| quant::quantize(x, q, d, sums));
+        engine.kernel.run(Quantize { x, q, d, sums });
     }
     let x = Batch { cols: w.cols, x, q, d, sums };
     let (row_bytes, batch) = (w.row_bytes(), x.len().max(1));
@@ -280,6 +280,23 @@ fn multiply_hinting<S: Source>(
             sink(first + i * at_once, products);
         }
     })
+}
+
+/// [`quant::quantize`].
+struct Quantize<'a> {
+    x: &'a [f32],
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    sums: &'a mut [i16],
+}
+
+impl Task for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        quant::quantize(self.x, self.q, self.d, self.sums);
+    }
 }
 
 /// The matrix product `y = w · x` for each of the B rows of `x` (B, w.cols) and `y` (B, w.rows).
@@ -370,14 +387,29 @@ pub fn layer_norm<S: Source>(
     epsilon: f32,
     x: &mut [f32],
 ) -> Result<(), Error> {
-    kernel.run(|| x.chunks_exact_mut(weight.rows.max(1)).for_each(|x| normalise(epsilon, x)));
+    kernel.run(Normalise { x, n: weight.rows, epsilon });
     next.next();
     for_elements(src, weight, next.clone(), x, |value, x| *x *= value)?;
     next.next();
     add_bias(src, bias, next.clone(), x)
 }
 
-/// Gives a row mean 0 and variance 1.
+/// Gives each row of `n` mean 0 and variance 1.
+struct Normalise<'a> {
+    x: &'a mut [f32],
+    n: usize,
+    epsilon: f32,
+}
+
+impl Task for Normalise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.x.chunks_exact_mut(self.n.max(1)).for_each(|x| normalise(self.epsilon, x));
+    }
+}
+
 #[inline(always)]
 fn normalise(epsilon: f32, x: &mut [f32]) {
     let n = x.len() as f32;
@@ -404,12 +436,22 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 ///
 /// Computed as `x / (1 + exp(-2u))`, which is the same and nowhere subtracts what is nearly equal. Source: Hendrycks
 /// and Gimpel, 2016; GPT-2's `gelu_new`.
-#[inline(always)]
-pub fn gelu(x: &mut [f32]) {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_2;
-    for x in x {
-        let twice_u = TWICE_SQRT_2_OVER_PI * *x * (1.0 + 0.044_715 * *x * *x);
-        *x /= 1.0 + exp(-twice_u);
+pub fn gelu(kernel: Kernel, x: &mut [f32]) {
+    kernel.run(Gelu(x));
+}
+
+struct Gelu<'a>(&'a mut [f32]);
+
+impl Task for Gelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_2;
+        for x in self.0 {
+            let twice_u = TWICE_SQRT_2_OVER_PI * *x * (1.0 + 0.044_715 * *x * *x);
+            *x /= 1.0 + exp(-twice_u);
+        }
     }
 }
 
@@ -553,7 +595,7 @@ mod tests {
     #[test]
     fn gelu_and_softmax_give_the_known_values() {
         let mut x = [-10.0, -1.0, 0.0, 0.5, 1.0, 10.0];
-        gelu(&mut x);
+        gelu(Kernel::GENERIC, &mut x);
         // torch.nn.functional.gelu(x, approximate="tanh")
         for (x, known) in x.iter().zip([0.0, -0.158_808, 0.0, 0.345_714, 0.841_192, 10.0]) {
             assert!((x - known).abs() < 1e-6, "{x} is not {known}");

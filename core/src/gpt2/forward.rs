@@ -184,7 +184,7 @@ fn pass<S: Source, const WATCHED: bool>(
         watch(Seen::Input(Role::of_layer(l, FFN_UP), h));
         let hidden = part_mut(state.wide, ..n * config.n_ff);
         linear(src, &layer.ffn_up, &mut next, h, hidden, &mut state.scratch)?;
-        kernel.run(|| ops::gelu(hidden));
+        ops::gelu(kernel, hidden);
         watch(Seen::Input(Role::of_layer(l, FFN_DOWN), hidden));
         linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
         add(x, h);

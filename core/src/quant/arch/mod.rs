@@ -40,10 +40,9 @@ enum Isa {
     Mve,
 }
 
-/// What [`Kernel::run`] runs.
+/// What [`Kernel::run`] runs: a type whose `run` is `#[inline(always)]`, and so is compiled for each kernel.
 ///
-/// A short closure is one. A long one would be compiled once, for no kernel in particular, and called: a type of its
-/// own, whose `run` is `#[inline(always)]`, is compiled for each.
+/// What is called from it and not inlined would be compiled once, for no kernel in particular; so would a closure.
 pub trait Task {
     /// What it returns.
     type Output;
@@ -52,12 +51,15 @@ pub trait Task {
     fn run(self) -> Self::Output;
 }
 
-impl<R, F: FnOnce() -> R> Task for F {
-    type Output = R;
+/// A task for lanes, with those that every processor has.
+struct WithPortable<T>(T);
+
+impl<T: LanesTask> Task for WithPortable<T> {
+    type Output = T::Output;
 
     #[inline(always)]
-    fn run(self) -> R {
-        self()
+    fn run(self) -> T::Output {
+        self.0.run(Portable)
     }
 }
 
@@ -161,8 +163,7 @@ impl Kernel {
 
     /// Runs code that is written once for all, with this kernel's instructions where the compiler can use them.
     ///
-    /// Only what is inlined into the task profits: see [`Task`]. The bits are the same: the compiler reorders no float
-    /// operation.
+    /// The bits are the same: the compiler reorders no float operation.
     #[inline(always)]
     pub fn run<T: Task>(self, task: T) -> T::Output {
         match self.0 {
@@ -190,7 +191,7 @@ impl Kernel {
             Isa::Avx2 => x86::run_lanes_avx2(self, task),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86::run_lanes_avx512(self, task),
-            _ => self.run(|| task.run(Portable)),
+            _ => self.run(WithPortable(task)),
         }
     }
 
