@@ -17,6 +17,15 @@ use crate::source::{Cause, Error, Reach, Source};
 /// Rows whose products are handed on together, of as many positions as a pass can have; of fewer, more rows.
 pub const ROWS: usize = 64;
 
+/// Products that a pass of up to `batch` positions hands on together.
+///
+/// Many positions take four times as many rows at once: kernels rearrange activations once for all of them, and who
+/// shares them waits for the others once.
+pub(crate) const fn products(batch: usize) -> usize {
+    let rows = if batch < 32 { ROWS } else { 4 * ROWS };
+    batch.saturating_mul(rows)
+}
+
 /// A matrix in the file, or a vector, which has one column.
 ///
 /// Holding one means: its rows fill whole blocks and lie in the file.
@@ -226,7 +235,7 @@ pub struct Scratch<'a> {
     pub d: &'a mut [f32],
     /// Sums of half groups (B, max_cols / HALF).
     pub sums: &'a mut [i16],
-    /// Products on their way to a sink (ROWS, B).
+    /// Products on their way to a sink (rows, B), at least one row.
     pub products: &'a mut [f32],
 }
 

@@ -1,7 +1,7 @@
 //! The memory of a sequence: planned before the first weight is read, then cut from the caller's arena.
 
 use crate::arena::{Arena, bytes_of};
-use crate::ops::{Engine, ROWS, Scratch};
+use crate::ops::{Engine, Scratch, products};
 use crate::quant::{GROUP, HALF};
 
 use super::config::Config;
@@ -69,7 +69,7 @@ impl Plan {
                 bytes_of::<i8>(b(max_cols)),
                 bytes_of::<f32>(b(max_cols / GROUP)),
                 bytes_of::<i16>(b(max_cols / HALF)),
-                bytes_of::<f32>(b(ROWS)),
+                bytes_of::<f32>(products(options.batch.max(1))),
             ]
             .into_iter()
             .fold(0, usize::saturating_add),
@@ -139,7 +139,7 @@ impl<'a> State<'a> {
                 q: arena.take_as_is(b(max_cols))?,
                 d: arena.take_as_is(b(max_cols / GROUP))?,
                 sums: arena.take_as_is(b(max_cols / HALF))?,
-                products: arena.take_as_is(b(ROWS))?,
+                products: arena.take_as_is(products(batch))?,
             },
         })
     }
