@@ -1,8 +1,8 @@
 //! Threads that share the rows of a product.
 
-use std::hint;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use gptrickle_core::ops::Team;
@@ -57,7 +57,7 @@ fn work() {
     while last.elapsed() < AWAKE {
         match rayon::yield_now() {
             Some(rayon::Yield::Executed) => last = Instant::now(),
-            _ => hint::spin_loop(),
+            _ => thread::yield_now(),
         }
     }
 }
