@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use gptrickle_core::ops::Team;
 
 /// How long a thread without work stays awake: longer than what a pass does in one thread between two products.
-///
-/// To wake one takes some 50 microseconds, in which a core multiplies two million weights.
 const AWAKE: Duration = Duration::from_millis(1);
 
 /// A team of the threads of the rayon pool in which the work itself runs.
@@ -68,7 +66,9 @@ impl Team for Threads {
     }
 
     fn join(&self, a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
-        self.keep_awake();
+        if self.n > 1 {
+            self.keep_awake();
+        }
         rayon::join(a, b);
     }
 }
