@@ -1,18 +1,15 @@
-//! The vector instructions that the kernels use, as safe functions, and the two ways to multiply codes.
-//!
-//! All `unsafe` of the kernels is here: an intrinsic needs nothing but the NEON unit, a load 16 bytes to read.
+//! The vector instructions that the kernels use, as safe functions where nothing but the NEON unit is needed.
 
 use core::arch::aarch64 as arch;
 use core::arch::asm;
+use core::marker::PhantomData;
+use core::slice;
 
-use super::formats::Run;
+use super::blocks::Block;
 
 pub(super) use core::arch::aarch64::{
     float32x4_t as F32x4, int8x16_t as I8x16, int16x8_t as I16x8, int32x4_t as I32x4, uint8x16_t as U8x16,
 };
-
-/// The largest magnitude of an activation's code.
-const MAX_Q: i32 = 127;
 
 /// Functions with the names of the intrinsics that they are.
 macro_rules! intrinsics {
@@ -34,9 +31,9 @@ intrinsics! {
     vcvtq_f32_s32(a: I32x4) -> F32x4;
     vdupq_n_f32(x: f32) -> F32x4;
     vdupq_n_s8(x: i8) -> I8x16;
+    vdupq_n_s16(x: i16) -> I16x8;
     vdupq_n_s32(x: i32) -> I32x4;
     vdupq_n_u8(x: u8) -> U8x16;
-    vmlsq_s32(a: I32x4, b: I32x4, c: I32x4) -> I32x4;
     vmovl_high_s8(a: I8x16) -> I16x8;
     vmovl_high_s16(a: I16x8) -> I32x4;
     vmulq_f32(a: F32x4, b: F32x4) -> F32x4;
@@ -44,6 +41,7 @@ intrinsics! {
     vmulq_s32(a: I32x4, b: I32x4) -> I32x4;
     vmvnq_u8(a: U8x16) -> U8x16;
     vorrq_u8(a: U8x16, b: U8x16) -> U8x16;
+    vpadalq_s16(a: I32x4, b: I16x8) -> I32x4;
     vpaddlq_s16(a: I16x8) -> I32x4;
     vpaddq_s16(a: I16x8, b: I16x8) -> I16x8;
     vqtbl1q_s8(table: I8x16, at: U8x16) -> I8x16;
@@ -54,8 +52,47 @@ intrinsics! {
     vreinterpretq_u8_s8(a: I8x16) -> U8x16;
     vshlq_u8(a: U8x16, by: I8x16) -> U8x16;
     vsubq_f32(a: F32x4, b: F32x4) -> F32x4;
+    vsubq_s32(a: I32x4, b: I32x4) -> I32x4;
     vtstq_u8(a: U8x16, b: U8x16) -> U8x16;
     vzip1q_u8(a: U8x16, b: U8x16) -> U8x16;
+}
+
+/// `a - b · c`, the same lane of `c` for all: of the intrinsic the compiler makes two instructions.
+#[inline(always)]
+pub(super) fn vmlsq_laneq_s32<const LANE: i32>(mut a: I32x4, b: I32x4, c: I32x4) -> I32x4 {
+    // SAFETY: NEON is there.
+    unsafe {
+        asm!("mls {a:v}.4s, {b:v}.4s, {c:v}.s[{lane}]", a = inout(vreg) a, b = in(vreg) b, c = in(vreg) c,
+             lane = const LANE, options(pure, nomem, nostack, preserves_flags));
+    }
+    a
+}
+
+/// `a · b`, the same lane of `b` for all.
+#[inline(always)]
+pub(super) fn vmulq_laneq_f32<const LANE: i32>(a: F32x4, b: F32x4) -> F32x4 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vmulq_laneq_f32::<LANE>(a, b) }
+}
+
+/// `a - b · c` of all eight of `b` and `c`: of the intrinsics the compiler makes two instructions each.
+#[inline(always)]
+pub(super) fn vmlsl_s16([mut low, mut high]: [I32x4; 2], b: I16x8, c: I16x8) -> [I32x4; 2] {
+    // SAFETY: NEON is there.
+    unsafe {
+        asm!("smlsl {low:v}.4s, {b:v}.4h, {c:v}.4h", "smlsl2 {high:v}.4s, {b:v}.8h, {c:v}.8h",
+             low = inout(vreg) low, high = inout(vreg) high, b = in(vreg) b, c = in(vreg) c,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    [low, high]
+}
+
+#[inline(always)]
+pub(super) fn floats_of(v: F32x4) -> [f32; 4] {
+    let mut floats = [0.0; 4];
+    // SAFETY: there is room for four.
+    unsafe { arch::vst1q_f32(floats.as_mut_ptr(), v) };
+    floats
 }
 
 /// Functions of a register's low half.
@@ -94,6 +131,40 @@ pub(super) fn shr<const N: usize>(a: U8x16) -> U8x16 {
     }
 }
 
+/// Each byte shifted left by 1 to 3 bits.
+#[inline(always)]
+pub(super) fn shl<const N: i32>(a: U8x16) -> U8x16 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vshlq_n_u8::<N>(a) }
+}
+
+/// The bits of `mask` from `a`, the others from `b`: the compiler takes the intrinsic apart.
+#[inline(always)]
+pub(super) fn select(mask: u8, a: U8x16, mut b: U8x16) -> U8x16 {
+    // SAFETY: NEON is there.
+    unsafe {
+        asm!("bit {b:v}.16b, {a:v}.16b, {mask:v}.16b", b = inout(vreg) b, a = in(vreg) a, mask = in(vreg) vdupq_n_u8(mask),
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    b
+}
+
+#[inline(always)]
+pub(super) fn and(a: U8x16, mask: u8) -> U8x16 {
+    vandq_u8(a, vdupq_n_u8(mask))
+}
+
+/// 16 bytes hold 32 nibbles: low ones first.
+#[inline(always)]
+pub(super) fn nibbles(bytes: U8x16) -> [U8x16; 2] {
+    [and(bytes, 15), shr::<4>(bytes)]
+}
+
+#[inline(always)]
+pub(super) fn signed(codes: [U8x16; 2]) -> [I8x16; 2] {
+    codes.map(vreinterpretq_s8_u8)
+}
+
 /// Each byte's low `N` bits of `a`, with `b`'s low bits above them.
 #[inline(always)]
 pub(super) fn join<const N: i32>(a: U8x16, b: U8x16) -> U8x16 {
@@ -121,7 +192,7 @@ pub(super) fn vcombine_low([a, b]: [U8x16; 2]) -> U8x16 {
 
 /// The `N` bytes at `at`.
 #[inline(always)]
-fn bytes<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+pub(super) fn bytes<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
     &bytes[at..].as_chunks().0[0]
 }
 
@@ -147,6 +218,35 @@ pub(super) fn load_8(from: &[u8], at: usize) -> U8x16 {
     let from: &[u8; 8] = bytes(from, at);
     // SAFETY: there are 8 bytes.
     unsafe { arch::vcombine_u8(arch::vld1_u8(from.as_ptr()), arch::vdup_n_u8(0)) }
+}
+
+/// `N` times 32 bytes, from `at` on.
+#[inline(always)]
+pub(super) fn thirty_twos<const N: usize>(from: &[u8], at: usize) -> &[[u8; 32]; N] {
+    &from[at..].as_chunks().0.as_chunks().0[0]
+}
+
+/// N groups of 32 bytes. Of the two registers of each either has eight bytes of the first half and eight of the second.
+#[inline(always)]
+pub(super) fn load_halves<const N: usize>(from: &[[u8; 32]; N]) -> [[U8x16; 2]; N] {
+    let mut at = from.as_ptr();
+    from.each_ref().map(|_| {
+        // SAFETY: there are 32 bytes N times. The second instruction is none: it hides from the compiler where the address
+        // comes from. So it counts it up by loading; otherwise it computes each, as these loads have no offset.
+        unsafe {
+            let arch::uint64x2x2_t(a, b) = arch::vld2q_u64(at.cast());
+            at = at.add(1);
+            asm!("/* {} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
+            [a, b].map(|v| arch::vreinterpretq_u8_u64(v))
+        }
+    })
+}
+
+/// The 32 numbers of a group.
+#[inline(always)]
+pub(super) fn load_group(from: &[i8; 32]) -> [I8x16; 2] {
+    let from = from.as_chunks::<16>().0;
+    [load_i8(&from[0]), load_i8(&from[1])]
 }
 
 /// 16 bytes, as signed numbers.
@@ -178,6 +278,20 @@ pub(super) fn vpaddq_s32(a: I32x4, b: I32x4) -> I32x4 {
              options(pure, nomem, nostack, preserves_flags));
     }
     sums
+}
+
+/// 16 products, two a lane.
+#[inline(always)]
+pub(super) fn long(w: I8x16, q: I8x16) -> I16x8 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vmlal_high_s8(arch::vmull_s8(arch::vget_low_s8(w), arch::vget_low_s8(q)), w, q) }
+}
+
+/// [`long`], added to `sums`.
+#[inline(always)]
+pub(super) fn add_long(sums: I16x8, w: I8x16, q: I8x16) -> I16x8 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vmlal_high_s8(arch::vmlal_s8(sums, arch::vget_low_s8(w), arch::vget_low_s8(q)), w, q) }
 }
 
 /// 16 weights as they are.
@@ -245,133 +359,87 @@ pub(super) fn load_f16(from: &[u8], at: usize) -> F32x4 {
     vdupq_n_f32(x)
 }
 
-/// Four f16, `STEP` bytes apart from `at` on, as f32.
+/// `sums`, which are there before anything is loaded that comes after them. Otherwise compilers begin with all loads of a
+/// run, and have too few registers.
 #[inline(always)]
-pub(super) fn load_4_f16<const STEP: usize>(from: &[u8], at: usize) -> F32x4 {
-    let from = &from[at..][..3 * STEP + 2];
-    let halves: F32x4;
-    // SAFETY: the last load ends where `from` does.
-    unsafe {
-        asm!(
-            "ldr {v:h}, [{p}], #{first_step}",
-            "ld1 {{{v:v}.h}}[1], [{p}], {step}",
-            "ld1 {{{v:v}.h}}[2], [{p}], {step}",
-            "ld1 {{{v:v}.h}}[3], [{p}]",
-            "fcvtl {v:v}.4s, {v:v}.4h",
-            p = inout(reg) from.as_ptr() => _,
-            step = in(reg) STEP,
-            first_step = const STEP,
-            v = out(vreg) halves,
-            options(pure, readonly, nostack, preserves_flags)
-        );
-    }
-    halves
+pub(super) fn first<const N: usize>(sums: [I32x4; N]) -> [I32x4; N] {
+    sums.map(|mut sums| {
+        // SAFETY: nothing happens.
+        unsafe { asm!("/* {:v} */", inout(vreg) sums, options(nostack, preserves_flags)) };
+        sums
+    })
 }
 
-/// How codes are multiplied with activations.
-///
-/// `group` returns partial sums of 32 products, `half` those of 16. `quad(pair(a, b), pair(c, d))` is the four sums, in
-/// order.
-pub(super) trait Multiplier {
-    fn half<F: Run>(w: I8x16, q: I8x16) -> I32x4;
-    fn group<F: Run>(w: [I8x16; 2], q: [I8x16; 2]) -> I32x4;
-    fn pair<F: Run>(a: I32x4, b: I32x4) -> I32x4;
-    fn quad<F: Run>(a: I32x4, b: I32x4) -> I32x4;
-}
-
-/// Multiplies 8 by 8 bits into 16 and adds there as long as the format's codes let it.
-pub(super) struct Long;
-
-/// Whether a 16-bit lane holds `n` times the products that it has when 8 lanes share a group, or a half.
-const fn fits<F: Run>(n: i32) -> bool {
-    let products = if F::HALVES { 2 } else { 4 };
-    n * products * F::MAX * MAX_Q <= i16::MAX as i32
-}
-
-impl Multiplier for Long {
-    #[inline(always)]
-    fn half<F: Run>(w: I8x16, q: I8x16) -> I32x4 {
-        const { assert!(2 * F::MAX * MAX_Q <= i16::MAX as i32) };
-        vreinterpretq_s32_s16(long(w, q))
-    }
-
-    #[inline(always)]
-    fn group<F: Run>(w: [I8x16; 2], q: [I8x16; 2]) -> I32x4 {
-        if fits::<F>(1) {
-            // SAFETY: NEON is there.
-            unsafe {
-                let sum = long(w[0], q[0]);
-                let sum = arch::vmlal_s8(sum, arch::vget_low_s8(w[1]), arch::vget_low_s8(q[1]));
-                vreinterpretq_s32_s16(arch::vmlal_high_s8(sum, w[1], q[1]))
-            }
-        } else {
-            const { assert!(2 * F::MAX * MAX_Q <= i16::MAX as i32) };
-            // SAFETY: NEON is there.
-            unsafe { arch::vpadalq_s16(vpaddlq_s16(long(w[0], q[0])), long(w[1], q[1])) }
-        }
-    }
-
-    #[inline(always)]
-    fn pair<F: Run>(a: I32x4, b: I32x4) -> I32x4 {
-        if fits::<F>(2) {
-            vreinterpretq_s32_s16(vpaddq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
-        } else if fits::<F>(1) {
-            vpaddq_s32(vpaddlq_s16(vreinterpretq_s16_s32(a)), vpaddlq_s16(vreinterpretq_s16_s32(b)))
-        } else {
-            vpaddq_s32(a, b)
-        }
-    }
-
-    #[inline(always)]
-    fn quad<F: Run>(a: I32x4, b: I32x4) -> I32x4 {
-        if fits::<F>(4) {
-            vpaddlq_s16(vpaddq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
-        } else if fits::<F>(2) {
-            vpaddq_s32(vpaddlq_s16(vreinterpretq_s16_s32(a)), vpaddlq_s16(vreinterpretq_s16_s32(b)))
-        } else {
-            vpaddq_s32(a, b)
-        }
-    }
-}
-
-/// 16 products, two a lane.
+/// [`first`] of a lane.
 #[inline(always)]
-fn long(w: I8x16, q: I8x16) -> I16x8 {
+pub(super) fn first_lane(lane: F32x4) -> F32x4 {
     // SAFETY: NEON is there.
-    unsafe { arch::vmlal_high_s8(arch::vmull_s8(arch::vget_low_s8(w), arch::vget_low_s8(q)), w, q) }
+    unsafe { arch::vreinterpretq_f32_s32(first([arch::vreinterpretq_s32_f32(lane)])[0]) }
 }
 
-/// Multiplies with the dot product instructions, four products a lane of 32 bits.
-///
-/// Whoever uses it has made sure that the processor has them.
-pub(super) struct Dot;
+/// Four rows of blocks, read side by side.
+pub(super) struct Blocks<'a> {
+    /// Each row's next block.
+    at: [*const u8; 4],
+    rows: PhantomData<&'a [u8]>,
+}
 
-impl Multiplier for Dot {
-    #[inline(always)]
-    fn half<F: Run>(w: I8x16, q: I8x16) -> I32x4 {
-        sdot(vdupq_n_s32(0), w, q)
+impl<'a> Blocks<'a> {
+    /// The first four of `rows`; where there are fewer, the last one again.
+    pub(super) fn of(rows: &'a [u8], row_bytes: usize) -> Blocks<'a> {
+        let last = rows.len().saturating_sub(row_bytes);
+        Blocks { at: [0, 1, 2, 3].map(|r| rows.as_ptr().wrapping_add(last.min(r * row_bytes))), rows: PhantomData }
     }
 
+    /// The next blocks' scales, and minimums if the format has them, and the blocks.
+    ///
+    /// # Safety
+    /// Each row has another block.
     #[inline(always)]
-    fn group<F: Run>(w: [I8x16; 2], q: [I8x16; 2]) -> I32x4 {
-        sdot(sdot(vdupq_n_s32(0), w[0], q[0]), w[1], q[1])
-    }
-
-    #[inline(always)]
-    fn pair<F: Run>(a: I32x4, b: I32x4) -> I32x4 {
-        vpaddq_s32(a, b)
-    }
-
-    #[inline(always)]
-    fn quad<F: Run>(a: I32x4, b: I32x4) -> I32x4 {
-        vpaddq_s32(a, b)
+    pub(super) unsafe fn next<F: Block>(&mut self) -> (F32x4, F32x4, [&'a [u8]; 4]) {
+        let [mut a, mut b, mut c, mut d] = self.at;
+        let (scales, minimums): (F32x4, F32x4);
+        // SAFETY: the blocks are there, and their first bytes are these. Addresses are counted up as values are loaded:
+        // that takes no instruction more.
+        // And nothing says that memory stays as it is, as in [`first`].
+        unsafe {
+            if F::MINIMUM {
+                asm!(
+                    "ld1r {{{m:v}.4s}}, [{a}], {step}",
+                    "ld1 {{{m:v}.s}}[1], [{b}], {step}",
+                    "ld1 {{{m:v}.s}}[2], [{c}], {step}",
+                    "ld1 {{{m:v}.s}}[3], [{d}], {step}",
+                    "xtn {s:v}.4h, {m:v}.4s",
+                    "shrn {m:v}.4h, {m:v}.4s, #16",
+                    "fcvtl {s:v}.4s, {s:v}.4h",
+                    "fcvtl {m:v}.4s, {m:v}.4h",
+                    a = inout(reg) a, b = inout(reg) b, c = inout(reg) c, d = inout(reg) d,
+                    step = in(reg) F::BYTES, s = out(vreg) scales, m = out(vreg) minimums,
+                    options(nostack, preserves_flags)
+                );
+            } else {
+                asm!(
+                    "ld1r {{{s:v}.4h}}, [{a}], {step}",
+                    "ld1 {{{s:v}.h}}[1], [{b}], {step}",
+                    "ld1 {{{s:v}.h}}[2], [{c}], {step}",
+                    "ld1 {{{s:v}.h}}[3], [{d}], {step}",
+                    "fcvtl {s:v}.4s, {s:v}.4h",
+                    a = inout(reg) a, b = inout(reg) b, c = inout(reg) c, d = inout(reg) d,
+                    step = in(reg) F::BYTES, s = out(vreg) scales,
+                    options(nostack, preserves_flags)
+                );
+                minimums = vdupq_n_f32(0.0);
+            }
+            self.at = [a, b, c, d];
+            (scales, minimums, self.at.map(|next| slice::from_raw_parts(next.sub(F::BYTES), F::BYTES)))
+        }
     }
 }
 
 /// The intrinsic is unstable yet.
 #[inline(always)]
-fn sdot(mut sum: I32x4, w: I8x16, q: I8x16) -> I32x4 {
-    // SAFETY: it changes no register but `sum`; that the processor has it is what `Dot` asks of its users.
+pub(super) fn sdot(mut sum: I32x4, w: I8x16, q: I8x16) -> I32x4 {
+    // SAFETY: it changes no register but `sum`; that the processor has it is what [`super::Dot`] asks of its users.
     unsafe {
         asm!(
             ".arch_extension dotprod",
