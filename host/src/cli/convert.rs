@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 
+use super::output::OutputArgs;
 use super::{advance, byte_progress, note};
 use crate::checkpoint::Checkpoint;
 use crate::convert::Model;
@@ -35,13 +36,8 @@ pub(super) struct Args {
     #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true, default_value = "F16")]
     file_type: FileType,
 
-    /// File to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-
-    /// Replaces the file if it is there
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Set by Ctrl-C.
@@ -49,7 +45,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let output = Output::create(&args.output, args.force)?;
+    let output = args.output.create()?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let model = Model::new(checkpoint, args.file_type).with_context(|| args.checkpoint.display().to_string())?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("cannot listen for Ctrl-C")?;
@@ -57,7 +53,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         note(format_args!("note: {line}"));
     }
 
-    let name = args.output.display();
+    let name = args.output.path.display();
     let cannot_write = || format!("cannot write {name}");
     let bar = byte_progress(model.tensor_bytes(), "converting");
     let mut done = 0u64;

@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use gptrickle_core::arena::Arena;
 use gptrickle_core::generate::{BeamOptions, Options, Overflow, Plan, Saved, Session};
-use gptrickle_core::gpt2::{self, Head};
+use gptrickle_core::gpt2;
 use gptrickle_core::ops::Engine;
 use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Resident;
 use gptrickle_core::tokenizer::{Control, Token};
 
 use super::decoding::{CONTROLS, Decoding, DecodingArgs};
-use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened, ram_bytes};
+use super::model::{self, EngineArgs, HeadArgs, MemoryArgs, ModelArgs, Opened, ram_bytes};
 use super::sampling::SamplingArgs;
 use super::saved::SavedText;
 use super::writing::{self, Run, beams, print, sequences};
@@ -68,11 +68,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     lookup: u8,
 
-    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
-    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
-    /// if left out
-    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = model::head)]
-    head: Head,
+    #[command(flatten)]
+    head: HeadArgs,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -232,7 +229,7 @@ impl Args {
     fn options(&self, opened: &Opened, decoding: &Decoding, saved: Option<&Saved>) -> anyhow::Result<Options<'static>> {
         if let Some(saved) = saved {
             let batch = self.memory.batch().min(saved.options(1).state.context);
-            return Ok(Options { lookup: self.lookup.into(), head: self.head, ..saved.options(batch) });
+            return Ok(Options { lookup: self.lookup.into(), head: self.head.how, ..saved.options(batch) });
         }
         Ok(Options {
             state: gpt2::Options {
@@ -243,7 +240,7 @@ impl Args {
             sampling: decoding.params,
             seed: decoding.seed,
             lookup: self.lookup.into(),
-            head: self.head,
+            head: self.head.how,
         })
     }
 }

@@ -1,19 +1,20 @@
 //! `gptrickle head-agreement`: how often a head in two stages chooses what the whole head does.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use gptrickle_core::arena::{ALIGN, Arena};
+use gptrickle_core::arena::Arena;
 use gptrickle_core::gpt2::{self, Head, Plan, State, Weights};
 use gptrickle_core::sampler::{self, Params, Sampler, Shortlist, Sink};
-use gptrickle_core::tokenizer::{Control, Token, Tokenizer};
+use gptrickle_core::tokenizer::{Control, Token};
 use serde::Serialize;
 
 use super::model::{self, MemoryArgs, ModelArgs, Opened, head, head_name};
-use super::{advance, progress, text_or_stdin};
+use super::sequence::text_of;
+use super::text::with_tokenizer;
+use super::{advance, progress};
 
 const EXAMPLES: &str = "Examples:
   gptrickle head-agreement -m untied-Q2_K.gguf -f story.txt
@@ -168,12 +169,9 @@ impl Report {
 
 impl Args {
     fn tokens(&self, opened: &mut Opened) -> anyhow::Result<Vec<Token>> {
-        let text = match self.file.to_str() {
-            Some("-") => text_or_stdin("-")?,
-            _ => fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?,
-        };
-        let mut memory = vec![0; Tokenizer::bytes(&opened.model.vocabulary) + ALIGN];
-        let tokenizer = Tokenizer::load(&opened.model.vocabulary, &mut opened.src, &mut Arena::new(&mut memory))?;
-        Ok(model::encode(&tokenizer, &mut opened.src, &text, Control::Ignore)?)
+        let text = text_of(&self.file)?;
+        with_tokenizer(opened, |tokenizer, opened| {
+            Ok(model::encode(tokenizer, &mut opened.src, &text, Control::Ignore)?)
+        })
     }
 }

@@ -8,10 +8,12 @@ use gptrickle_core::arena::Arena;
 use gptrickle_core::gpt2::Plan;
 use gptrickle_core::ops::Engine;
 use gptrickle_core::sampler::{Params, Sampler};
-use gptrickle_core::tokenizer::{Control, Token};
+use gptrickle_core::tokenizer::Token;
 
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs};
+use super::output::OutputArgs;
 use super::sequence::{self, Sequence};
+use super::text::SpecialArgs;
 use super::{advance, note, progress};
 use crate::importance::Importance;
 use crate::output::Output;
@@ -43,22 +45,16 @@ pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Takes <|endoftext|> and other control tokens in the text as tokens
-    #[arg(long)]
-    special: bool,
+    #[command(flatten)]
+    special: SpecialArgs,
 
     /// Keeps what goes together, too: quantize then rounds each weight so that it makes up for those before it. The
     /// file takes up to 4 KiB a column of each matrix
     #[arg(long)]
     products: bool,
 
-    /// File to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-
-    /// Replaces the file if it is there
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -70,14 +66,13 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
     let given = match &args.file {
         Some(file) => {
             let text = sequence::text_of(file)?;
-            let control = if args.special { Control::Recognise } else { Control::Ignore };
-            let (tokens, _) = sequence::tokens(&mut opened, &text, control)?;
+            let (tokens, _) = sequence::tokens(&mut opened, &text, args.special.control())?;
             ensure!(!tokens.is_empty(), "{} is empty: there is nothing to run", file.display());
             Some((tokens, file.display().to_string()))
         }
         None => None,
     };
-    let output = Output::create(&args.output, args.force)?;
+    let output = args.output.create()?;
 
     let vocabulary = &opened.model.vocabulary;
     let start = vocabulary.bos().or(vocabulary.eos());
@@ -110,7 +105,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     bar.finish_and_clear();
-    let name = args.output.display();
+    let name = args.output.path.display();
     let written = importance.write(output).and_then(Output::finish);
     written.with_context(|| format!("cannot write {name}"))?;
     note(format_args!("{name}: inputs of {} matrices on {} tokens", importance.len(), tokens.len()));

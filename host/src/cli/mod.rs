@@ -15,6 +15,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod output;
 mod perplexity;
 mod plan;
 mod quantize;

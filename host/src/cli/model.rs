@@ -66,6 +66,16 @@ pub(super) fn head(text: &str) -> Result<Head, String> {
     }
 }
 
+/// Which rows of the head are read.
+#[derive(Debug, Args)]
+pub(super) struct HeadArgs {
+    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
+    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
+    /// if left out
+    #[arg(long = "head", value_name = "HOW", default_value = "exact", value_parser = head)]
+    pub(super) how: Head,
+}
+
 /// A head as it is typed.
 pub(super) fn head_name(head: Head) -> String {
     match head {
@@ -170,9 +180,8 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = kernel)]
     kernel: Kernel,
 
-    /// Threads that share the work; as many as there are cores if left out
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(1..))]
-    threads: Option<u8>,
+    #[command(flatten)]
+    threads: ThreadsArgs,
 }
 
 fn kernel(name: &str) -> Result<Kernel, String> {
@@ -189,11 +198,21 @@ impl EngineArgs {
     /// Runs `f` with all threads at hand.
     pub(super) fn run<R: Send>(&self, f: impl FnOnce(Engine) -> anyhow::Result<R> + Send) -> anyhow::Result<R> {
         let kernel = self.kernel;
-        Threads::run(self.threads(), |team| f(Engine { kernel, team })).context("cannot start --threads")?
+        Threads::run(self.threads.count(), |team| f(Engine { kernel, team })).context("cannot start --threads")?
     }
+}
 
-    /// How many threads share the work.
-    pub(super) fn threads(&self) -> usize {
+/// Who shares the work.
+#[derive(Debug, Args)]
+pub(super) struct ThreadsArgs {
+    /// Threads that share the work; as many as there are cores if left out
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(1..))]
+    threads: Option<u8>,
+}
+
+impl ThreadsArgs {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
         self.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 }

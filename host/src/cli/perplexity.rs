@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::model::{self, EngineArgs, MemoryArgs, ModelArgs, Opened};
 use super::sequence::{self, Sequence};
+use super::text::SpecialArgs;
 use super::{advance, progress};
 use crate::perplexity::{Distance, Prediction, Score, Window, windows};
 
@@ -49,9 +50,8 @@ pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Takes <|endoftext|> and other control tokens in the text as tokens
-    #[arg(long)]
-    special: bool,
+    #[command(flatten)]
+    special: SpecialArgs,
 
     /// Prints one JSON object
     #[arg(long)]
@@ -69,7 +69,7 @@ fn run_on(engine: Engine, args: &Args) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let text = sequence::text_of(&args.file)?;
-    let control = if args.special { Control::Recognise } else { Control::Ignore };
+    let control = args.special.control();
     let (tokens, lengths) = sequence::tokens(&mut opened, &text, control)?;
     if let Some(reference) = &mut reference {
         check_same(&mut opened, reference, &text, control, &tokens)?;

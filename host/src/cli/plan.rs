@@ -14,7 +14,7 @@ use gptrickle_core::sampler::Params;
 use gptrickle_core::source::Source;
 use serde::Serialize;
 
-use super::model::{MemoryArgs, ModelArgs, buffer_bytes, head, head_name, ram_bytes};
+use super::model::{HeadArgs, MemoryArgs, ModelArgs, buffer_bytes, head_name, ram_bytes};
 use crate::board::{BOARDS, Board};
 use crate::source::throttled::bandwidth;
 
@@ -49,11 +49,8 @@ pub(super) struct Args {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
     max_new_tokens: usize,
 
-    /// The head: "exact" reads all of it for a token; "two-stage:K" reads the smaller token embedding of an untied file
-    /// instead, and of the head the rows of the K tokens that it finds likeliest, which alone can be chosen; K is 128
-    /// if left out
-    #[arg(long, value_name = "HOW", default_value = "exact", value_parser = head)]
-    head: Head,
+    #[command(flatten)]
+    head: HeadArgs,
 
     /// Size of each source buffer, 0 where the model is mapped; the board's, or 64KiB
     #[arg(long, value_name = "BYTES", value_parser = plan_buffer)]
@@ -222,8 +219,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut state = args.memory.options(config)?;
     (state.sequences, state.own) = (count, args.max_new_tokens);
     let header = &model.header;
-    let head_bytes = header.head_reads(args.head).with_context(|| opened.name.clone())?;
-    let options = |state| Options { state, sampling: Params::default(), head: args.head, ..Options::default() };
+    let head_bytes = header.head_reads(args.head.how).with_context(|| opened.name.clone())?;
+    let options = |state| Options { state, sampling: Params::default(), head: args.head.how, ..Options::default() };
     let largest_context = if searches { BeamOptions::largest_context } else { Plan::largest_context };
     let fit = |state| ram.map(|ram| largest_context(model, &options(state), ram.saturating_sub(buffers_bytes)));
     let mut largest = fit(state);
@@ -255,7 +252,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let prompt = Prompt { tokens, block_passes: tokens.div_ceil(batch), head_passes: 1, bytes };
     let bytes_per_token = header.bytes_per_token() - saved;
     // Each sequence has candidates of its own.
-    let rows = if args.head == Head::Exact { 0 } else { head_bytes - header.token_embd_bytes };
+    let rows = if args.head.how == Head::Exact { 0 } else { head_bytes - header.token_embd_bytes };
     let bytes_per_pass = bytes_per_token + (count as u64 - 1) * (header.embedding_bytes + rows);
     // A search makes one text.
     let tokens_per_pass = if searches { 1 } else { count };
@@ -288,7 +285,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         total_bytes,
         limit,
         resident,
-        head: head_name(args.head),
+        head: head_name(args.head.how),
         bytes_per_token,
         block_bytes: header.block_bytes,
         head_bytes,

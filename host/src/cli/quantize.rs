@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -12,6 +11,7 @@ use bytesize::ByteSize;
 use gptrickle_core::quant::Format;
 use gptrickle_core::source::Source;
 
+use super::model::ThreadsArgs;
 use super::{advance, byte_progress, note};
 use crate::importance::Importance;
 use crate::mix::Mix;
@@ -60,9 +60,8 @@ pub(super) struct Args {
     #[arg(long)]
     force: bool,
 
-    /// Threads that share the work; as many as there are cores if left out
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(1..))]
-    threads: Option<u8>,
+    #[command(flatten)]
+    threads: ThreadsArgs,
 }
 
 fn exception(text: &str) -> Result<Override, String> {
@@ -102,8 +101,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 
     let bar = byte_progress(plan.tensor_bytes(), "quantising");
-    let threads = args.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start --threads")?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(args.threads.count()).build().context("cannot start --threads")?;
     let mut done = 0u64;
     let written = pool.install(|| {
         plan.write(output, |bytes| {

@@ -1,7 +1,6 @@
 //! `gptrickle synth`: a model with random weights, to measure with.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use bytesize::ByteSize;
 
+use super::output::OutputArgs;
 use super::{advance, byte_progress};
 use crate::mix::FileType;
 use crate::output::Output;
@@ -45,13 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
 
-    /// File to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-
-    /// Replaces the file if it is there
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Set by Ctrl-C.
@@ -60,7 +55,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = Model { shape: args.shape, file_type: args.file_type, tied: args.tied, seed: args.seed };
     let start = Instant::now();
-    let output = Output::create(&args.output, args.force)?;
+    let output = args.output.create()?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("cannot listen for Ctrl-C")?;
 
     let bar = byte_progress(model.tensor_bytes(), "drawing weights");
@@ -71,7 +66,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         if INTERRUPTED.load(Ordering::SeqCst) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
     });
     bar.finish_and_clear();
-    let name = args.output.display();
+    let name = args.output.path.display();
     match written.and_then(Output::finish) {
         Err(error) if error.kind() == ErrorKind::Interrupted => {
             eprintln!("interrupted: {name} was not written");

@@ -28,9 +28,8 @@ pub(super) struct TextArgs {
     #[arg(long, value_name = "IDS", conflicts_with_all = ["text", "file"])]
     tokens: Option<String>,
 
-    /// Takes <|endoftext|> and other control tokens in the text as tokens
-    #[arg(long)]
-    special: bool,
+    #[command(flatten)]
+    special: SpecialArgs,
 }
 
 impl TextArgs {
@@ -43,7 +42,7 @@ impl TextArgs {
             Some(path) => text_of(path)?,
             None => text_or_stdin(self.text.as_deref().unwrap_or_default())?,
         };
-        let control = if self.special { Control::Recognise } else { Control::Ignore };
+        let control = self.special.control();
         let tokens = with_tokenizer(opened, |tokenizer, opened| {
             let prefix = tokenizer.vocabulary().prefix();
             Ok(prefix.into_iter().chain(model::encode(tokenizer, &mut opened.src, &text, control)?).collect())
@@ -51,6 +50,21 @@ impl TextArgs {
         let tokens: Vec<Token> = tokens?;
         ensure!(!tokens.is_empty(), "the text is empty: there is no position to compute");
         Ok(tokens)
+    }
+}
+
+/// What control tokens in a text are.
+#[derive(Debug, clap::Args)]
+pub(super) struct SpecialArgs {
+    /// Takes <|endoftext|> and other control tokens in the text as tokens
+    #[arg(long)]
+    special: bool,
+}
+
+impl SpecialArgs {
+    /// Whether they are tokens, or text as any other.
+    pub(super) fn control(&self) -> Control {
+        if self.special { Control::Recognise } else { Control::Ignore }
     }
 }
 
