@@ -23,6 +23,7 @@ const PRODUCTS: &str = ".in_products";
 const COUNTS: &str = ".counts";
 const DATASETS: &str = "imatrix.datasets";
 const CHUNKS: &str = "imatrix.chunk_count";
+const CHUNK_TOKENS: &str = "imatrix.chunk_size";
 
 /// The inputs of every matrix, by the matrix's name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -106,7 +107,7 @@ impl Importance {
             .entry("general.type", "imatrix")
             .entry(DATASETS, Value::strings(&[&self.dataset]))
             .entry(CHUNKS, self.chunks)
-            .entry("imatrix.chunk_size", self.chunk_tokens);
+            .entry(CHUNK_TOKENS, self.chunk_tokens);
         for (name, Inputs { sums, products, .. }) in &self.inputs {
             let n = sums.len() as u64;
             header = header.tensor(&format!("{name}{SUMS}"), &[n, 1], 0, 4 * n);
@@ -133,24 +134,23 @@ impl Importance {
     /// # Errors
     /// It is no such file, or damaged; the error says what is wrong.
     pub fn read<S: Source>(src: &mut S) -> anyhow::Result<Importance> {
-        let mut chunks = None;
+        let mut found = Importance::default();
         let mut datasets = None;
         let file = gguf::open(src, |key, value| {
             match (key.as_str(), value) {
-                (Some(CHUNKS), value) => chunks = value.as_u64(),
+                (Some(CHUNKS), Found::U32(n)) => found.chunks = *n,
+                (Some(CHUNK_TOKENS), Found::U32(n)) => found.chunk_tokens = *n,
                 (Some(DATASETS), Found::Array(array)) => datasets = Some(*array),
                 _ => {}
             }
             Ok::<(), gguf::Error>(())
         })
         .context("no importance: gptrickle importance makes it, or llama.cpp's imatrix tool, as GGUF")?;
-        let mut found = Importance::default();
         if let Some(array) = datasets
             && let Some(name) = gguf::Strings::new(src, &array).next()?
         {
             found.dataset = String::from_utf8_lossy(name).into_owned();
         }
-        found.chunks = chunks.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         let mut tensors = Vec::new();
         let mut infos = file.tensors(src);
         while let Some(info) = infos.next()? {
@@ -206,8 +206,7 @@ mod tests {
     #[test]
     fn means_come_back() {
         for with_products in [false, true] {
-            let dataset = "a text".into();
-            let mut importance = Importance { dataset, chunks: 3, with_products, ..Importance::default() };
+            let mut importance = Importance { with_products, ..Importance::new("a text", 3, 512) };
             importance.add("a.weight", 2, &[1.0, -2.0, 3.0, 0.0]);
             importance.add("b.weight", 1, &[0.5]);
             assert_eq!(importance.of("a.weight"), Some(vec![5.0, 2.0]));
@@ -217,6 +216,55 @@ mod tests {
             assert_eq!(Importance::read(&mut &file[..]).unwrap(), importance);
             assert_eq!(importance.of("c.weight"), None);
         }
+    }
+
+    /// Written byte by byte, as llama.cpp's imatrix tool lays it out (`save_imatrix` in tools/imatrix/imatrix.cpp): one
+    /// matrix with plain sums besides, which newer files have, and one without.
+    #[test]
+    fn what_llama_cpp_writes_is_read() {
+        let tensors: [(&str, &[f32]); 5] = [
+            ("blk.0.attn_qkv.weight.in_sum2", &[30.0, 8.0, 0.5]),
+            ("blk.0.attn_qkv.weight.counts", &[4.0]),
+            ("blk.0.attn_qkv.weight.in_sum", &[-10.0, 4.0, 1.0]),
+            ("blk.0.ffn_up.weight.in_sum2", &[3.0, 0.0, 1e6]),
+            ("blk.0.ffn_up.weight.counts", &[1000.0]),
+        ];
+        const U32: u32 = 4;
+        const STRING: u32 = 8;
+        const ARRAY: u32 = 9;
+        let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let entry = |key: &str, kind: u32, value: &[u8]| [&string(key), &kind.to_le_bytes()[..], value].concat();
+        let datasets = [&STRING.to_le_bytes()[..], &2u64.to_le_bytes(), &string("a.txt"), &string("b.txt")].concat();
+        let mut file = [
+            &b"GGUF"[..],
+            &3u32.to_le_bytes(), // version
+            &(tensors.len() as u64).to_le_bytes(),
+            &4u64.to_le_bytes(), // entries
+            &entry("general.type", STRING, &string("imatrix")),
+            &entry("imatrix.datasets", ARRAY, &datasets),
+            &entry("imatrix.chunk_count", U32, &2u32.to_le_bytes()),
+            &entry("imatrix.chunk_size", U32, &512u32.to_le_bytes()),
+        ]
+        .concat();
+        for (i, (name, values)) in tensors.iter().enumerate() {
+            let shape = [values.len() as u64, 1];
+            file.extend(string(name));
+            file.extend((shape.len() as u32).to_le_bytes());
+            file.extend(shape.iter().flat_map(|n| n.to_le_bytes()));
+            file.extend(0u32.to_le_bytes()); // F32
+            file.extend((32 * i as u64).to_le_bytes());
+        }
+        for (_, values) in tensors {
+            file.resize(file.len().next_multiple_of(32), 0);
+            file.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        file.resize(file.len().next_multiple_of(32), 0);
+
+        let found = Importance::read(&mut &file[..]).unwrap();
+        assert_eq!((found.len(), &*found.dataset, found.chunks, found.chunk_tokens), (2, "a.txt", 2, 512));
+        assert_eq!(found.of("blk.0.attn_qkv.weight"), Some(vec![7.5, 2.0, 0.125]));
+        assert_eq!(found.of("blk.0.ffn_up.weight"), Some(vec![0.003, 0.0, 1000.0]));
+        assert_eq!(found.products("blk.0.attn_qkv.weight"), None);
     }
 
     #[test]
