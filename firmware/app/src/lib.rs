@@ -35,6 +35,9 @@ pub mod storage;
 pub mod systick;
 pub mod uart;
 
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+
 pub use gptrickle_core::arena::ALIGN;
 use gptrickle_core::ops::Alone;
 pub use gptrickle_core::ops::Team;
@@ -66,11 +69,22 @@ pub trait Board {
     fn exit(&mut self, code: i32) -> !;
 }
 
-/// Prints a panic as one more line from the application; the board then exits.
-pub fn panic_line(out: &mut impl core::fmt::Write, info: &core::panic::PanicInfo<'_>) {
-    // A console that fails has nobody left to tell.
+/// Prints a panic as one more line from the application, by what writes to the console; the board then exits.
+pub fn panic_line(write: impl FnMut(&[u8]), info: &PanicInfo<'_>) {
+    let mut out = AsBytes(write);
+    // Nothing here fails but a `Display` that lies.
     let _ = match info.location() {
         Some(at) => writeln!(out, "\n# panic at {}:{}: {}", at.file(), at.line(), info.message()),
         None => writeln!(out, "\n# panic: {}", info.message()),
     };
+}
+
+/// Text, for what takes bytes.
+struct AsBytes<W>(W);
+
+impl<W: FnMut(&[u8])> Write for AsBytes<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0(text.as_bytes());
+        Ok(())
+    }
 }

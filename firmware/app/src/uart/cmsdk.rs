@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use core::fmt;
-
 const DATA: usize = 0x00;
 const STATE: usize = 0x04;
 const CTRL: usize = 0x08;
@@ -52,12 +50,5 @@ impl Cmsdk {
     fn set(&mut self, register: usize, value: u32) {
         // SAFETY: as in `get`; a UART's registers hold no memory of ours.
         unsafe { ((self.base + register) as *mut u32).write_volatile(value) }
-    }
-}
-
-impl fmt::Write for Cmsdk {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
-        Ok(())
     }
 }

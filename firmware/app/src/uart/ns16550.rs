@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use core::fmt;
-
 const DATA: usize = 0;
 const FIFO_CONTROL: usize = 2;
 const LINE_CONTROL: usize = 3;
@@ -53,12 +51,5 @@ impl Ns16550 {
     fn set(&mut self, register: usize, value: u8) {
         // SAFETY: as in `get`; a UART's registers hold no memory of ours.
         unsafe { ((self.base + register) as *mut u8).write_volatile(value) }
-    }
-}
-
-impl fmt::Write for Ns16550 {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
-        Ok(())
     }
 }

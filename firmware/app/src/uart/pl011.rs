@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use core::fmt;
-
 const DATA: usize = 0x00;
 const FLAGS: usize = 0x18;
 const BAUD_WHOLE: usize = 0x24;
@@ -60,12 +58,5 @@ impl Pl011 {
     fn set(&mut self, register: usize, value: u32) {
         // SAFETY: as in `get`; a UART's registers hold no memory of ours.
         unsafe { ((self.base + register) as *mut u32).write_volatile(value) }
-    }
-}
-
-impl fmt::Write for Pl011 {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
-        Ok(())
     }
 }

@@ -155,6 +155,7 @@ impl ExceptionHandlers for Exceptions {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    panic_line(&mut uart(), info);
+    let mut uart = uart();
+    panic_line(|bytes| uart.write(bytes), info);
     process::exit(101)
 }

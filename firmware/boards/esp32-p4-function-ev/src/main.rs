@@ -152,18 +152,9 @@ fn feed() {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     defmt::error!("panic: {}", defmt::Display2Format(info));
-    panic_line(&mut Lines(uart()), info);
+    let mut uart = uart();
+    panic_line(|bytes| write(&mut uart, bytes), info);
     loop {
         core::hint::spin_loop();
-    }
-}
-
-/// The console, for a panic.
-struct Lines(Uart<'static, Blocking>);
-
-impl core::fmt::Write for Lines {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        write(&mut self.0, text.as_bytes());
-        Ok(())
     }
 }

@@ -109,6 +109,7 @@ unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    panic_line(&mut uart(), info);
+    let mut uart = uart();
+    panic_line(|bytes| uart.write(bytes), info);
     process::exit(101)
 }

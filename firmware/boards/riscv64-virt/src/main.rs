@@ -132,6 +132,7 @@ fn exception(_: &TrapFrame) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    panic_line(&mut uart(), info);
+    let mut uart = uart();
+    panic_line(|bytes| uart.write(bytes), info);
     exit(101)
 }

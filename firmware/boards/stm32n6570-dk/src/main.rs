@@ -198,17 +198,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     defmt::error!("panic: {}", defmt::Display2Format(info));
     // SAFETY: nobody else comes to use it any more.
     let p = unsafe { Peripherals::steal() };
-    panic_line(&mut Lines(uart(p.USART1, p.PE6, p.PE5)), info);
+    let mut uart = uart(p.USART1, p.PE6, p.PE5);
+    panic_line(|bytes| _ = uart.blocking_write(bytes), info);
     loop {
         cortex_m::asm::nop();
-    }
-}
-
-/// The console, for a panic.
-struct Lines(Uart<'static, Blocking>);
-
-impl core::fmt::Write for Lines {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        self.0.blocking_write(text.as_bytes()).map_err(|_| core::fmt::Error)
     }
 }
