@@ -14,7 +14,7 @@ use crate::process::{self, root};
 
 /// Memory that one input may take, the fuzzer's own included, in MiB.
 const MEMORY_MIB: u32 = 1024;
-/// Seconds that one input may take.
+/// Seconds that one input may take: a longer one is a broken promise, and none that is shorter is reported.
 const PATIENCE: u32 = 60;
 /// The longest input, in bytes.
 const LONGEST: u32 = 1 << 16;
@@ -138,6 +138,7 @@ fn run(target: &str, time: Duration) -> Result<Account> {
         &format!("-dict={}", folder.join("seeds").join(target).with_extension("dict").display()),
         &format!("-rss_limit_mb={MEMORY_MIB}"),
         &format!("-timeout={PATIENCE}"),
+        &format!("-report_slow_units={PATIENCE}"),
         &format!("-max_len={LONGEST}"),
         "-print_final_stats=1",
     ]);
