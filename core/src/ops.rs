@@ -134,12 +134,13 @@ type Hint<'a, S> = dyn FnMut(&mut S, Matrix) + 'a;
 
 /// The hint where `next` are the tensors behind the matrix.
 fn hint<S: Source>(next: impl Iterator<Item = Option<Matrix>> + Clone) -> impl FnMut(&mut S, Matrix) {
-    move |src, rest| announce(src, once(Some(rest)).chain(next.clone()))
+    move |src, rest| announce(src, rest, &mut next.clone())
 }
 
-/// Tells the source of the first rows in `order` that it was not told of yet: as many as a buffer holds, from as many
-/// tensors as fill a stretch of the file, in whatever order they lie there.
-fn announce<S: Source>(src: &mut S, mut order: impl Iterator<Item = Option<Matrix>>) {
+/// Tells the source of the first rows of `rest` and `next` that it was not told of yet: as many as a buffer holds, from
+/// as many tensors as fill a stretch of the file, in whatever order they lie there.
+fn announce<S: Source>(src: &mut S, rest: Matrix, next: &mut dyn Iterator<Item = Option<Matrix>>) {
+    let mut order = once(Some(rest)).chain(next);
     let Some(first) = order.find_map(|matrix| matrix?.untold(src)) else { return };
     let mut stretch = first.at..first.at;
     // Of what is seen on the way, which is not always one stretch yet.
@@ -569,7 +570,8 @@ mod tests {
         let tensor = |at, rows| Some(Matrix { format: Format::F32, at, rows, cols: 1 });
         let hints = |order: &[Option<Matrix>], max| {
             let mut src = Told(Vec::new(), max);
-            (0..9).for_each(|_| announce(&mut src, order.iter().copied()));
+            let first = order[0].unwrap();
+            (0..9).for_each(|_| announce(&mut src, first, &mut order[1..].iter().copied()));
             src.0
         };
         // One after the other in the file, by whole rows, up to a gap and beyond it.
