@@ -2,8 +2,6 @@
 
 use core::convert::Infallible;
 use core::fmt;
-use core::iter::once;
-use core::ops::Range;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
 use crate::gguf::{File, Tensor};
@@ -364,27 +362,31 @@ impl<'a> Weights<'a> {
     /// All tensors of a pass in the order in which they are read, the head's too if it follows; then the next pass's
     /// layers, after a `None` for the embeddings: nobody knows which of their rows come next.
     pub fn pass(&self, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        self.in_order(self.layer_roles(), head)
+        self.in_order(true, head)
     }
 
     /// As [`pass`](Self::pass), from the last norm on.
     pub fn head_pass(&self) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        self.in_order(0..0, true)
+        self.in_order(false, true)
     }
 
     /// What is surely read after the head: the next pass, after embeddings of which nobody knows the rows yet.
     pub fn next_pass(&self) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        self.in_order(0..0, false)
+        self.in_order(false, false)
     }
 
-    fn in_order(&self, layers: Range<usize>, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
-        let head = head.then_some([OUTPUT_NORM.0, OUTPUT_NORM.0 + 1, self.head.0]).into_iter().flatten();
-        let roles = layers.chain(head).map(Some).chain(once(None)).chain(self.layer_roles().map(Some));
-        roles.map(|role| role.map(|i| self.matrix(Role(i))))
-    }
-
-    fn layer_roles(&self) -> Range<usize> {
-        OUTSIDE.len()..self.slots.len()
+    fn in_order(&self, layers: bool, head: bool) -> impl Iterator<Item = Option<Matrix>> + Clone {
+        let in_layers = self.slots.len().saturating_sub(OUTSIDE.len());
+        let layers = if layers { in_layers } else { 0 };
+        let pass = layers + if head { 3 } else { 0 };
+        (0..pass + 1 + in_layers).map(move |i| {
+            let role = match i {
+                _ if i < layers => OUTSIDE.len() + i,
+                _ if i < pass => item(&[OUTPUT_NORM.0, OUTPUT_NORM.0 + 1, self.head.0], i - layers),
+                _ => OUTSIDE.len() + i.checked_sub(pass + 1)?,
+            };
+            Some(self.matrix(Role(role)))
+        })
     }
 
     /// Keeps in memory what a pass would read, as much as there is room for, and says how many bytes a token that
