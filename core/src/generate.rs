@@ -473,7 +473,8 @@ impl<'a> Session<'a> {
     fn slide(&mut self, keep: usize) {
         let others = self.tokens.get_mut(keep..self.n_tokens).unwrap_or_default();
         let newest = others.len() / 2;
-        others.copy_within(others.len() - newest.., 0);
+        let (forgotten, kept) = others.split_at_mut(others.len() - newest);
+        forgotten.iter_mut().zip(kept).for_each(|(forgotten, kept)| *forgotten = *kept);
         self.n_tokens = keep + newest;
         self.ready = 0..0;
         self.state.truncate(keep);

@@ -1,5 +1,7 @@
 //! Sorting in place. The standard library's is made for speed and takes 11 kB of flash; on a board this one does.
 
+use core::mem;
+
 use crate::part::put;
 
 /// Sorts by a strict order, in which items that are neither way before each other are equal in all bits.
@@ -13,15 +15,14 @@ pub(crate) fn sort<T: Copy>(items: &mut [T], before: impl Fn(T, T) -> bool) {
 
 /// The same without recursion or memory: a heap with the last item on top, which gives up its tops from behind.
 fn heap_sort<T: Copy>(items: &mut [T], before: impl Fn(T, T) -> bool) {
-    let n = items.len();
-    // First n / 2 subtrees become heaps, then n tops leave.
-    for step in (0..n + n / 2).rev() {
-        if step >= n {
-            sift_down(items, step - n, &before);
-        } else {
-            items.swap(0, step);
-            sift_down(items.get_mut(..step).unwrap_or_default(), 0, &before);
+    (0..items.len() / 2).rev().for_each(|i| sift_down(items, i, &before));
+    let mut heap = items;
+    while let Some((last, rest)) = heap.split_last_mut() {
+        if let Some(top) = rest.first_mut() {
+            mem::swap(top, last);
         }
+        sift_down(rest, 0, &before);
+        heap = rest;
     }
 }
 
