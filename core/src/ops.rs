@@ -277,7 +277,7 @@ fn multiply_hinting<S: Source>(
     let Scratch { engine, q, d, sums, products } = scratch;
     let (q, d, sums) = (part_mut(q, ..n), part_mut(d, ..n / GROUP), part_mut(sums, ..n / HALF));
     if !w.format.is_float() {
-        engine.kernel.run(Quantize { x, q, d, sums });
+        engine.kernel.quantize(x, q, d, sums);
     }
     let x = Batch { cols: w.cols, x, q, d, sums };
     let (row_bytes, batch) = (w.row_bytes(), x.len().max(1));
@@ -290,23 +290,6 @@ fn multiply_hinting<S: Source>(
             sink(first + i * at_once, products);
         }
     })
-}
-
-/// [`quant::quantize`].
-struct Quantize<'a> {
-    x: &'a [f32],
-    q: &'a mut [i8],
-    d: &'a mut [f32],
-    sums: &'a mut [i16],
-}
-
-impl Task for Quantize<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        quant::quantize(self.x, self.q, self.d, self.sums);
-    }
 }
 
 /// The matrix product `y = w · x` for each of the B rows of `x` (B, w.cols) and `y` (B, w.rows).

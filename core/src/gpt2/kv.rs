@@ -74,6 +74,26 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// Stores a row (n_embd), which starts at value `at`.
+    fn store(&mut self, kernel: Kernel, at: usize, row: &[f32]) {
+        match self {
+            Rows::F32(values) => part_mut(values, at..).iter_mut().zip(row).for_each(|(value, &x)| *value = x),
+            Rows::F16(halves) => kernel.run_lanes(StoreHalves { halves: part_mut(halves, at..), row }),
+            Rows::Q8_0 { q, d } => {
+                let (q, d) = (part_mut(q, at..).as_chunks_mut::<GROUP>().0, part_mut(d, at / GROUP..));
+                for ((x, q), d) in row.as_chunks::<GROUP>().0.iter().zip(q).zip(d) {
+                    kernel.quantize(x, q, slice::from_mut(d), &mut [0; GROUP / HALF]);
+                }
+            }
+            Rows::Q4_0 { q, d } => {
+                let (q, d) = (part_mut(q, at / 2..).as_chunks_mut::<HALF>().0, part_mut(d, at / GROUP..));
+                for ((x, q), d) in row.as_chunks::<GROUP>().0.iter().zip(q).zip(d) {
+                    *d = quantize_nibbles(x, q);
+                }
+            }
+        }
+    }
+
     /// Copies a row to where another one starts; scales go with their groups, and rows are whole groups.
     fn copy(&mut self, from: Range<usize>, to: usize) {
         let groups = |at: &Range<usize>| at.start / GROUP..at.end / GROUP;
@@ -221,45 +241,26 @@ pub(super) fn filled_up(values: &[f32]) -> [f32; FLOAT_LANES] {
     all
 }
 
-/// Stores a row, which starts at value `at`.
-struct Store<'r, 'a> {
-    rows: &'r mut Rows<'a>,
-    at: usize,
-    row: &'r [f32], // (n_embd): whole groups
+/// Stores values as f16.
+struct StoreHalves<'a> {
+    halves: &'a mut [u16],
+    row: &'a [f32], // whole groups
 }
 
-impl LanesTask for Store<'_, '_> {
+impl LanesTask for StoreHalves<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Store { rows, at, row } = self;
-        match rows {
-            Rows::F32(values) => part_mut(values, at..).iter_mut().zip(row).for_each(|(value, &x)| *value = x),
-            Rows::F16(values) => {
-                for (values, x) in part_mut(values, at..).as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
-                    *values = lanes.to_halves(lanes.load(x));
-                }
-            }
-            Rows::Q8_0 { q, d } => {
-                let (q, d) = (part_mut(q, at..at + row.len()), part_mut(d, at / GROUP..(at + row.len()) / GROUP));
-                for ((x, q), d) in row.chunks_exact(GROUP).zip(q.chunks_exact_mut(GROUP)).zip(d) {
-                    quant::quantize(x, q, slice::from_mut(d), &mut [0; GROUP / HALF]);
-                }
-            }
-            Rows::Q4_0 { q, d } => {
-                let groups = part_mut(q, at / 2..).chunks_exact_mut(HALF).zip(part_mut(d, at / GROUP..));
-                for ((q, d), x) in groups.zip(row.chunks_exact(GROUP)) {
-                    *d = quantize_nibbles(x, q);
-                }
-            }
+        for (halves, x) in self.halves.as_chunks_mut().0.iter_mut().zip(self.row.as_chunks().0) {
+            *halves = lanes.to_halves(lanes.load(x));
         }
     }
 }
 
 /// Codes of a group in 16 bytes, and the bits of their f16 scale: the value furthest from 0 becomes code 0, as in GGUF's
 /// Q4_0. A NaN or an infinity makes the scale one, so that it cannot vanish.
-fn quantize_nibbles(x: &[f32], q: &mut [u8]) -> u16 {
+fn quantize_nibbles(x: &[f32; GROUP], q: &mut [u8; HALF]) -> u16 {
     let furthest = x.iter().fold(0.0f32, |furthest, &x| if x.abs() <= furthest.abs() { furthest } else { x });
     let furthest = if x.iter().all(|x| x.is_finite()) { furthest } else { f32::NAN };
     let d = furthest / -8.0;
@@ -415,8 +416,7 @@ impl<'a> Kv<'a> {
     /// Stores the key and the value (n_embd) of a row.
     pub(super) fn store(&mut self, kernel: Kernel, layer: usize, row: usize, key: &[f32], value: &[f32]) {
         let (key_at, value_at) = (self.key(layer, row, 0), self.value(layer, row, 0));
-        let rows = &mut self.rows;
-        kernel.run_lanes(Store { rows, at: key_at, row: key });
-        kernel.run_lanes(Store { rows, at: value_at, row: value });
+        self.rows.store(kernel, key_at, key);
+        self.rows.store(kernel, value_at, value);
     }
 }

@@ -15,7 +15,7 @@ mod x86;
 
 use self::lanes::Portable;
 pub use self::lanes::{Lanes, LanesTask};
-use super::{Batch, Format, generic};
+use super::{Batch, Format, generic, quantize};
 
 /// A set of kernels.
 ///
@@ -60,6 +60,23 @@ impl<T: LanesTask> Task for WithPortable<T> {
     #[inline(always)]
     fn run(self) -> T::Output {
         self.0.run(Portable)
+    }
+}
+
+/// [`quantize`], with what it takes.
+struct Quantize<'a> {
+    x: &'a [f32],
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    sums: &'a mut [i16],
+}
+
+impl Task for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        quantize(self.x, self.q, self.d, self.sums);
     }
 }
 
@@ -193,6 +210,11 @@ impl Kernel {
             Isa::Avx512 => x86::run_lanes_avx512(self, task),
             _ => self.run(WithPortable(task)),
         }
+    }
+
+    /// [`super::quantize`] with this kernel.
+    pub(crate) fn quantize(self, x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+        self.run(Quantize { x, q, d, sums });
     }
 
     /// [`super::multiply`] with this kernel.
