@@ -409,10 +409,9 @@ fn multiply_floats<const BYTES: usize>(
     products: &mut [f32],
 ) {
     let (batch, cols) = (x.len().max(1), x.cols.max(1));
-    for (products, row) in products.chunks_exact_mut(batch).zip(rows.as_chunks().0.chunks_exact(cols)) {
-        for (product, x) in products.iter_mut().zip(x.x.chunks_exact(cols)) {
-            *product = dot_float(row, &weight, x);
-        }
+    for (i, product) in products.iter_mut().enumerate() {
+        let (row, b) = (i / batch * cols, i % batch * cols);
+        *product = dot_float(part(rows.as_chunks().0, row..row + cols), &weight, part(x.x, b..b + cols));
     }
 }
 
