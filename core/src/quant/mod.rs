@@ -367,9 +367,8 @@ pub fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
     const { assert!(N.is_power_of_two()) };
     let mut half = N / 2;
     while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
+        let (sums, others) = lanes.split_at_mut(half);
+        sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += *other);
         half /= 2;
     }
     lanes[0]
