@@ -329,13 +329,14 @@ pub fn row<S: Source>(src: &mut S, w: &Matrix, row: usize, out: &mut [f32]) -> R
     Ok(())
 }
 
-/// Calls `f(value, element)` for each value of vector `w`, streamed, and its element in every row of `y` (B, w.rows).
-fn for_elements<S: Source>(
+/// Calls `f(elements, values)` for each piece of vector `w`, streamed, and what lies beside it in every row of `y`
+/// (B, w.rows).
+fn for_pieces<S: Source>(
     src: &mut S,
     w: &Matrix,
     next: impl Iterator<Item = Option<Matrix>> + Clone,
     y: &mut [f32],
-    f: impl Fn(f32, &mut f32),
+    f: fn(&mut [f32], &[f32]),
 ) -> Result<(), Error> {
     let bytes = w.row_bytes();
     w.stream(src, next, |first, values| {
@@ -344,8 +345,7 @@ fn for_elements<S: Source>(
             let buffer = part_mut(&mut buffer, ..values.len() / bytes.max(1));
             quant::dequantize(w.format, values, buffer);
             for y in y.chunks_exact_mut(w.rows.max(1)) {
-                let y = part_mut(y, first + i * ROWS..);
-                y.iter_mut().zip(buffer.iter()).for_each(|(y, &value)| f(value, y));
+                f(part_mut(y, first + i * ROWS..), buffer);
             }
         }
     })
@@ -361,7 +361,12 @@ pub fn add_bias<S: Source>(
     next: impl Iterator<Item = Option<Matrix>> + Clone,
     y: &mut [f32],
 ) -> Result<(), Error> {
-    for_elements(src, w, next, y, |value, y| *y += value)
+    for_pieces(src, w, next, y, add)
+}
+
+/// Adds `x` to `y`, element by element.
+pub(crate) fn add(y: &mut [f32], x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
 
 /// Normalises every row of `x` (B, n) to mean 0 and variance 1, then scales by `weight` (n) and adds `bias` (n); takes
@@ -382,7 +387,7 @@ pub fn layer_norm<S: Source>(
 ) -> Result<(), Error> {
     kernel.run(Normalise { x, n: weight.rows, epsilon });
     next.next();
-    for_elements(src, weight, next.clone(), x, |value, x| *x *= value)?;
+    for_pieces(src, weight, next.clone(), x, |x, scales| x.iter_mut().zip(scales).for_each(|(x, scale)| *x *= scale))?;
     next.next();
     add_bias(src, bias, next.clone(), x)
 }

@@ -138,7 +138,7 @@ fn pass<S: Source, const WATCHED: bool>(
         ops::row(src, &weights.token_embd(), id as usize, x)?;
         let h = part_mut(h, ..n_embd);
         ops::row(src, &weights.position_embd(), place(i).1, h)?;
-        add(x, h);
+        ops::add(x, h);
     }
     watch(Seen::Residual(0, x));
 
@@ -177,7 +177,7 @@ fn pass<S: Source, const WATCHED: bool>(
         watch(Seen::Input(Role::of_layer(l, ATTN_OUTPUT), h));
         let projected = part_mut(state.wide, ..n * n_embd);
         linear(src, &layer.attn_output, &mut next, h, projected, &mut state.scratch)?;
-        add(x, projected);
+        ops::add(x, projected);
 
         copy(h, x);
         norm(src, kernel, &layer.ffn_norm, &mut next, config.epsilon, h)?;
@@ -187,7 +187,7 @@ fn pass<S: Source, const WATCHED: bool>(
         ops::gelu(kernel, hidden);
         watch(Seen::Input(Role::of_layer(l, FFN_DOWN), hidden));
         linear(src, &layer.ffn_down, &mut next, hidden, h, &mut state.scratch)?;
-        add(x, h);
+        ops::add(x, h);
         watch(Seen::Residual(l + 1, x));
     }
     Ok(src.settle()?)
@@ -368,8 +368,4 @@ fn linear<S: Source>(
 
 fn copy(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x = *y);
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
