@@ -323,20 +323,23 @@ fn head<S: Source>(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
     let h = part(state.h, ..n * state.config.n_embd);
-    ops::multiply(src, head, next, h, &mut state.scratch, |first, products| {
-        if n == 1 {
-            return sink(0, first, products);
-        }
-        let mut column = [0.0; ROWS];
-        for (i, products) in products.chunks((ROWS * n).max(1)).enumerate() {
-            let column = part_mut(&mut column, ..products.len() / n.max(1));
-            for b in 0..n {
-                column.iter_mut().zip(products.iter().skip(b).step_by(n.max(1))).for_each(|(y, &product)| *y = product);
-                sink(b, first + i * ROWS, column);
-            }
-        }
-    })?;
+    ops::multiply(src, head, next, h, &mut state.scratch, |first, products| by_position(n, first, products, &mut sink))?;
     Ok(src.settle()?)
+}
+
+/// Shows products (rows, n) of the rows from `first` on as `sink(position, first row, logits)`.
+fn by_position(n: usize, first: usize, products: &[f32], sink: &mut dyn FnMut(usize, usize, &[f32])) {
+    if n == 1 {
+        return sink(0, first, products);
+    }
+    let mut column = [0.0; ROWS];
+    for (i, products) in products.chunks((ROWS * n).max(1)).enumerate() {
+        let column = part_mut(&mut column, ..products.len() / n.max(1));
+        for b in 0..n {
+            column.iter_mut().zip(products.iter().skip(b).step_by(n.max(1))).for_each(|(y, &product)| *y = product);
+            sink(b, first + i * ROWS, column);
+        }
+    }
 }
 
 /// LayerNorm of each row of `x`, as [`ops::layer_norm`].
