@@ -83,7 +83,7 @@ impl VocabularyBuilder {
 
     /// The entry of this key, as `read` has it; `None` if the file lacks it.
     fn get<T>(&self, key: &'static str, read: impl Fn(Value) -> Option<T>) -> Result<Option<T>, Error> {
-        let value = KEYS.iter().zip(self.values).find_map(|(&k, value)| value.filter(|_| k == key));
+        let value = KEYS.iter().zip(&self.values).find(|&(&k, _)| k == key).and_then(|(_, &value)| value);
         value.map(|value| read(value).ok_or(Error::WrongType { key, value })).transpose()
     }
 
