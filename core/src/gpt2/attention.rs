@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use super::kv::{Kv, Layout, Rows, Stored, filled_up};
+use super::kv::{Kv, Layout, Rows, Stored};
 use crate::ops::{Engine, softmax};
 use crate::part::{item, part, part_mut, put, split_mut};
 use crate::quant::{FLOAT_LANES, Lanes, LanesTask};
@@ -99,7 +99,7 @@ impl<P: Fn(usize) -> (usize, usize)> LanesTask for Attend<'_, P> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         match self.kv.rows() {
-            Rows::F32(values) => self.heads(lanes, &**values),
+            Rows::F32(values) if L::ROOMY => self.heads(lanes, &**values),
             rows => self.heads(lanes, rows),
         }
     }
@@ -142,7 +142,7 @@ pub(super) struct Weigh<'a> {
     pub(super) sequence: usize,
     pub(super) position: usize,
     pub(super) head: usize,
-    pub(super) q: &'a [f32],           // (n_embd)
+    pub(super) q: &'a [f32],           // (n_embd), and what follows
     pub(super) weights: &'a mut [f32], // (position + 1)
 }
 
@@ -219,13 +219,9 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
             for (k, sums) in sums.iter_mut().enumerate() {
                 let key = self.piece(self.kv.key(self.layer, row + k, self.head), c);
                 for (t, sum) in sums.iter_mut().enumerate() {
-                    let at = t * 3 * self.kv.n_embd;
-                    let q = part(q, at + c..at + dim);
-                    let query = match q.first_chunk() {
-                        Some(q) => lanes.load(q),
-                        None => lanes.load(&filled_up(q)),
-                    };
-                    *sum = lanes.add(*sum, lanes.mul(query, key));
+                    // Behind a head's last element other numbers follow, which meet zeros.
+                    let query = part(q, t * 3 * self.kv.n_embd + c..).first_chunk().unwrap_or(&[0.0; FLOAT_LANES]);
+                    *sum = lanes.add(*sum, lanes.mul(lanes.load(query), key));
                 }
             }
         }

@@ -161,7 +161,7 @@ fn pass<S: Source, const WATCHED: bool>(
         if WATCHED {
             for (i, head) in (0..n).flat_map(|i| (0..config.n_head).map(move |head| (i, head))) {
                 let (sequence, position) = place(i);
-                let q = part(qkv, i * 3 * n_embd..(i * 3 + 1) * n_embd);
+                let q = part(qkv, i * 3 * n_embd..);
                 let weights = part_mut(state.scores, ..=position);
                 kernel.run_lanes(Weigh { kv, layout, layer: l, sequence, position, head, q, weights });
                 watch(Seen::Attention { layer: l, head, weights });

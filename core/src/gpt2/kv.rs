@@ -191,7 +191,9 @@ impl Stored for &Rows<'_> {
     #[inline(always)]
     fn piece<L: Lanes>(self, lanes: L, at: usize, len: usize) -> L::Floats {
         match self {
-            Rows::F32(values) => values.piece(lanes, at, len),
+            Rows::F32(values) if len >= FLOAT_LANES => {
+                lanes.load(part(values, at..).first_chunk().unwrap_or(&[0.0; FLOAT_LANES]))
+            }
             Rows::F16(values) if len >= FLOAT_LANES => {
                 lanes.load_halves(part(values, at..).first_chunk().unwrap_or(&[0; FLOAT_LANES]))
             }
