@@ -261,8 +261,8 @@ impl<L: Lanes, S: Stored> Head<'_, L, S> {
         for (w, sums) in sums.into_iter().enumerate() {
             let c = c + w * FLOAT_LANES;
             for (t, mut sum) in sums.into_iter().enumerate() {
-                // What a later position of the tile sees besides.
-                for position in self.position + 1..=self.position + t {
+                // What a later position of the tile sees besides; no code for it where there is one.
+                for position in (self.position + 1..=self.position + t).take(Q - 1) {
                     let row = self.layout.row(self.sequence, position);
                     let piece = self.piece(self.kv.value(self.layer, row, self.head), c);
                     sum = lanes.add(sum, lanes.mul(lanes.all(item(weights, t * n + position)), piece));
