@@ -65,8 +65,8 @@ impl Table {
             Err(Error::Source(error)) => Err(error),
             other => Ok(other.ok().flatten()), // what else is wrong, opening the file tells
         };
-        let Some((key, chunk)) = next()?.filter(|(key, _)| key.as_str() == Some(CHUNK)) else { return Ok(None) };
-        let table = next()?.filter(|(key, _)| key.as_str() == Some(TABLE));
+        let Some((key, chunk)) = next()?.filter(|(key, _)| key.is(CHUNK)) else { return Ok(None) };
+        let table = next()?.filter(|(key, _)| key.is(TABLE));
         let (Value::U32(chunk), Some((_, Value::Array(table)))) = (chunk, table) else {
             return Err(Error::Checksums { key });
         };

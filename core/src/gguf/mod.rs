@@ -79,7 +79,17 @@ impl Name {
 
     /// The whole name; `None` if it is longer than [`MAX_NAME`] or no UTF-8, which no known name is.
     pub fn as_str(&self) -> Option<&str> {
-        core::str::from_utf8(self.bytes.get(..self.len.into())?).ok()
+        core::str::from_utf8(self.as_bytes()?).ok()
+    }
+
+    /// The whole name; `None` if it is longer than [`MAX_NAME`].
+    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.len.into())
+    }
+
+    /// Whether this is the whole name.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.as_bytes() == Some(name.as_bytes())
     }
 }
 
@@ -299,7 +309,7 @@ pub fn open<S: Source, E: From<Error>>(
     let mut alignment = None;
     for _ in 0..n_entries {
         let (key, value) = read_entry(&mut cursor)?;
-        if key.as_str() == Some("general.alignment") {
+        if key.is("general.alignment") {
             let claimed = match value {
                 Value::U32(n) if n.is_power_of_two() => u64::from(n),
                 _ => return Err(Error::Alignment { value }.into()),

@@ -68,22 +68,21 @@ impl Metadata {
     /// A value of the wrong type → [`Error::ValueType`]; outside its limits → [`Error::OutOfRange`]; a key for the
     /// second time → [`Error::Gguf`].
     pub fn note(&mut self, name: &Name, value: &Value) -> Result<(), Error> {
-        let Some(key) = name.as_str() else { return Ok(()) };
         let wrong_type = Error::ValueType { key: *name, value: *value };
-        let twice = if let Some(i) = NUMBERS.iter().position(|number| number.0 == key) {
+        let twice = if let Some(i) = NUMBERS.iter().position(|number| name.is(number.0)) {
             let (key, least, most) = NUMBERS[i];
             let found = value.as_u64().ok_or(wrong_type)?;
             if !(least..=most).contains(&found) {
                 return Err(Error::OutOfRange { key, found, least, most });
             }
             self.numbers[i].replace(found).is_some()
-        } else if key == EPSILON {
+        } else if name.is(EPSILON) {
             let Value::F32(epsilon) = *value else { return Err(wrong_type) };
             if !(epsilon > 0.0 && epsilon < 1.0) {
                 return Err(Error::Epsilon { found: epsilon });
             }
             self.epsilon.replace(epsilon).is_some()
-        } else if key == ARCHITECTURE {
+        } else if name.is(ARCHITECTURE) {
             let Value::String(span) = *value else { return Err(wrong_type) };
             self.architecture.replace(span).is_some()
         } else {
@@ -96,7 +95,7 @@ impl Metadata {
     pub(super) fn config<S: Source>(&self, src: &mut S) -> Result<Config, Error> {
         let architecture = self.architecture.ok_or(Error::MissingKey { key: ARCHITECTURE })?;
         let architecture = architecture.name(src)?;
-        if architecture.as_str() != Some("gpt2") {
+        if !architecture.is("gpt2") {
             return Err(Error::Architecture { found: architecture });
         }
         let number = |i: usize| self.numbers[i].map(|n| n as usize).ok_or(Error::MissingKey { key: NUMBERS[i].0 });

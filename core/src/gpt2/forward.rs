@@ -323,7 +323,9 @@ fn head<S: Source>(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), Error> {
     let h = part(state.h, ..n * state.config.n_embd);
-    ops::multiply(src, head, next, h, &mut state.scratch, |first, products| by_position(n, first, products, &mut sink))?;
+    ops::multiply(src, head, next, h, &mut state.scratch, |first, products| {
+        by_position(n, first, products, &mut sink)
+    })?;
     Ok(src.settle()?)
 }
 

@@ -4,7 +4,7 @@ use core::convert::Infallible;
 use core::fmt;
 
 use crate::arena::{Arena, TooSmall, bytes_of};
-use crate::gguf::{File, Tensor};
+use crate::gguf::{File, Name, Tensor};
 use crate::ops::Matrix;
 use crate::part::{item, put};
 use crate::quant::Format;
@@ -63,15 +63,20 @@ impl Role {
     }
 
     /// The role that a tensor of this name plays in a model of `n_layer` layers.
-    fn from_name(name: &str, n_layer: usize) -> Option<Role> {
-        if let Some(i) = OUTSIDE.iter().position(|tensor| tensor.0 == name) {
+    fn from_name(name: &Name, n_layer: usize) -> Option<Role> {
+        if let Some(i) = OUTSIDE.iter().position(|tensor| name.is(tensor.0)) {
             return Some(Role(i));
         }
-        let (layer, suffix) = name.strip_prefix("blk.")?.split_once('.')?;
-        let plain = layer == "0" || (!layer.starts_with('0') && layer.bytes().all(|b| b.is_ascii_digit()));
-        let layer = layer.parse().ok().filter(|&layer: &usize| plain && layer < n_layer)?;
-        let i = LAYER.iter().position(|tensor| tensor.0 == suffix)?;
-        Some(Role::of_layer(layer, i))
+        let name = name.as_bytes()?.strip_prefix(b"blk.")?;
+        let (layer, suffix) = name.split_at_checked(name.iter().position(|&byte| byte == b'.')?)?;
+        // Zeros in front would give a layer two names; four digits are too many for any layer.
+        if layer != b"0" && !matches!(layer, [b'1'..=b'9', ..] if layer.len() < 4) {
+            return None;
+        }
+        let digit = |byte: u8| byte.is_ascii_digit().then(|| usize::from(byte - b'0'));
+        let layer = layer.iter().try_fold(0, |n, &byte| Some(10 * n + digit(byte)?))?;
+        let i = LAYER.iter().position(|tensor| suffix.get(1..) == Some(tensor.0.as_bytes()))?;
+        (layer < n_layer).then(|| Role::of_layer(layer, i))
     }
 
     /// The layer, if it has one, and the rest of the name.
@@ -151,7 +156,7 @@ impl Header {
         let mut config = metadata.config(src)?;
         let mut tensors = file.tensors(src);
         while let Some(tensor) = tensors.next()? {
-            if tensor.name.as_str() == Some(OUTSIDE[TOKEN_EMBD.0].0) {
+            if tensor.name.is(OUTSIDE[TOKEN_EMBD.0].0) {
                 config.set_vocab(tensor.dims[1])?;
             }
         }
@@ -238,7 +243,7 @@ impl Header {
 /// The role of a tensor and how to multiply it; shape and format are checked here.
 fn place(tensor: &Tensor, config: &Config) -> Result<(Role, Matrix), Error> {
     let name = tensor.name;
-    let role = name.as_str().and_then(|name| Role::from_name(name, config.n_layer));
+    let role = Role::from_name(&name, config.n_layer);
     let role = role.ok_or(Error::UnknownTensor { tensor: name })?;
     let (rows, cols) = role.shape(config);
     let dims = if cols == 1 { [rows as u64, 1, 1, 1] } else { [cols as u64, rows as u64, 1, 1] };

@@ -333,7 +333,8 @@ const GROUPS: usize = SUPER / GROUP;
 pub fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
     debug_assert!(x.len().is_multiple_of(GROUP) && q.len() == x.len());
     debug_assert!(d.len() == x.len() / GROUP && sums.len() == x.len() / HALF);
-    let groups = x.as_chunks::<GROUP>().0.iter().zip(q.as_chunks_mut::<GROUP>().0).zip(d).zip(sums.as_chunks_mut::<2>().0);
+    let groups =
+        x.as_chunks::<GROUP>().0.iter().zip(q.as_chunks_mut::<GROUP>().0).zip(d).zip(sums.as_chunks_mut::<2>().0);
     for (((x, q), d), sums) in groups {
         // Magnitudes compare as integers do, and NaN is above all of them.
         let max = f32::from_bits(x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)));

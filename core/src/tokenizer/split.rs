@@ -60,15 +60,24 @@ impl Class {
 
 /// The class and the bytes of the character that `text` starts with; `None` at the end.
 fn first(text: &[u8]) -> Option<(Class, usize)> {
-    let len = match *text.first()? {
-        a @ ..0x80 => return Some((Class::of(a.into()), 1)),
-        0xc2..=0xdf => 2,
-        0xe0..=0xef => 3,
-        0xf0..=0xf4 => 4,
-        _ => 1,
+    let (len, least, code) = match *text {
+        [] => return None,
+        [a @ ..0x80, ..] => return Some((Class::of(a.into()), 1)),
+        [a @ 0xc2..=0xdf, b @ 0x80..=0xbf, ..] => (2, 0x80, bits(&[a & 0x1f, b])),
+        [a @ 0xe0..=0xef, b @ 0x80..=0xbf, c @ 0x80..=0xbf, ..] => (3, 0x800, bits(&[a & 0xf, b, c])),
+        [a @ 0xf0..=0xf4, b @ 0x80..=0xbf, c @ 0x80..=0xbf, d @ 0x80..=0xbf, ..] => {
+            (4, 0x1_0000, bits(&[a & 7, b, c, d]))
+        }
+        _ => (1, u32::MAX, 0),
     };
-    let c = text.get(..len).and_then(|bytes| core::str::from_utf8(bytes).ok()?.chars().next());
+    // None of a stray byte, of a code that fewer bytes would say, and of a surrogate.
+    let c = char::from_u32(code).filter(|_| code >= least);
     Some(c.map_or((Class::Other, 1), |c| (Class::of(c), len)))
+}
+
+/// The bits of a character: six of each byte.
+fn bits(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |bits, byte| bits << 6 | u32::from(byte & 0x3f))
 }
 
 /// Bytes of the longest run of `class` that `text` starts with.

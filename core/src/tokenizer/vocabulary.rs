@@ -72,7 +72,7 @@ impl VocabularyBuilder {
     /// # Errors
     /// The key was seen before → [`gguf::Error::DuplicateKey`](crate::gguf::Error::DuplicateKey).
     pub fn note(&mut self, key: &Name, value: &Value) -> Result<(), Error> {
-        let known = KEYS.iter().position(|k| key.as_str() == Some(k));
+        let known = KEYS.iter().position(|k| key.is(k));
         match known {
             Some(i) if self.values[i].replace(*value).is_some() => {
                 Err(crate::gguf::Error::DuplicateKey { key: *key }.into())
@@ -127,13 +127,13 @@ impl VocabularyBuilder {
     /// [`Error::Gguf`].
     pub fn finish<S: Source>(self, src: &mut S) -> Result<Vocabulary, Error> {
         let model = self.name(MODEL, src)?.ok_or(Error::Missing { key: MODEL })?;
-        if model.as_str() != Some("gpt2") {
+        if !model.is("gpt2") {
             return Err(Error::Model { found: model });
         }
         // Files older than this key are split as GPT-2 does. llama.cpp's "default" splits digits and punctuation
         // otherwise, and so does every other name.
         match self.name(PRE, src)? {
-            Some(found) if found.as_str() != Some("gpt-2") => return Err(Error::Pre { found }),
+            Some(found) if !found.is("gpt-2") => return Err(Error::Pre { found }),
             _ => {}
         }
         let tokens = self.strings(TOKENS)?;
