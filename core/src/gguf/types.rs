@@ -7,7 +7,7 @@ pub struct TensorType {
     pub id: u32,
     /// The name people know, `Q4_K` for example.
     pub name: &'static str,
-    /// Values per block.
+    /// Values per block: a power of two.
     pub block_len: u32,
     /// Bytes per block.
     pub block_bytes: u32,
@@ -54,5 +54,15 @@ impl TensorType {
     pub fn from_id(id: u32) -> Option<TensorType> {
         let &(id, name, block_len, block_bytes) = TYPES.iter().find(|t| t.0 == id)?;
         Some(TensorType { id, name, block_len, block_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_length_is_a_power_of_two() {
+        assert!(TYPES.iter().all(|&(_, _, block_len, _)| block_len.is_power_of_two()));
     }
 }
