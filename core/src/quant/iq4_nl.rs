@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, Groups, dequantize_blocks, multiply_groups, nibbles, scale};
+use super::{Batch, GROUP, Groups, dequantize_blocks, half, multiply_groups, nibbles, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -28,7 +28,7 @@ pub(super) fn steps(qs: &[u8]) -> [i8; GROUP] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let d = scale(block, D);
+    let d = scale(half(block, D));
     for (out, q) in out.iter_mut().zip(steps(&block[QS])) {
         *out = f32::from(q) * d;
     }
@@ -41,11 +41,11 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 
 /// A block's group.
 #[inline(always)]
-fn groups(block: &[u8; BYTES]) -> Groups<1, 2> {
-    Groups::new([steps(&block[QS])], scale(block, D))
+fn groups(block: &[u8; BYTES]) -> Groups<1, 1> {
+    Groups::new([steps(&block[QS])], half(block, D))
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<1, 2, BYTES, false>(groups, rows, x, products)
+    multiply_groups::<1, 1, BYTES, false>(groups, rows, x, products)
 }

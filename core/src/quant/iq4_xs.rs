@@ -14,7 +14,7 @@ use core::ops::Range;
 use crate::part::item;
 
 use super::iq4_nl::steps;
-use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, half, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -38,7 +38,7 @@ fn scales(block: &[u8; BYTES]) -> [i8; 8] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let d = scale(block, D);
+    let d = scale(half(block, D));
     for ((out, qs), s) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(block[QS].chunks_exact(HALF)).zip(scales(block))
     {
         let ds = d * f32::from(s);
@@ -58,7 +58,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 1> {
     let mut codes = [[0; GROUP]; GROUPS];
     codes.iter_mut().zip(block[QS].chunks_exact(HALF)).for_each(|(codes, qs)| *codes = steps(qs));
-    Groups { scales: scales(block).map(|s| [s]), ..Groups::new(codes, scale(block, D)) }
+    Groups { scales: scales(block).map(|s| [s]), ..Groups::new(codes, half(block, D)) }
 }
 
 /// The products of rows with activation rows.

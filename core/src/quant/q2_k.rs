@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, half, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -40,7 +40,7 @@ pub(super) fn pairs(qs: &[u8]) -> [[i8; GROUP]; GROUPS] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let (d, dmin) = (scale(block, D), scale(block, DMIN));
+    let (d, dmin) = (scale(half(block, D)), scale(half(block, DMIN)));
     let scales = block[SCALES].as_chunks::<2>().0;
     for ((out, pairs), scales) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(pairs(&block[QS])).zip(scales) {
         for (i, (out, q)) in out.iter_mut().zip(pairs).enumerate() {
@@ -61,7 +61,7 @@ fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 2> {
     let mut both = [[0; 2]; GROUPS];
     both.as_flattened_mut().copy_from_slice(&block[SCALES]);
     let (scales, minima) = (both.map(|s| s.map(|s| (s & 15) as i8)), both.map(|s| s.map(|s| s >> 4)));
-    Groups { scales, minima, m: -scale(block, DMIN), ..Groups::new(pairs(&block[QS]), scale(block, D)) }
+    Groups { scales, minima, m: half(block, DMIN) ^ 0x8000, ..Groups::new(pairs(&block[QS]), half(block, D)) }
 }
 
 /// The products of rows with activation rows.

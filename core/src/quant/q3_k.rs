@@ -15,7 +15,7 @@ use core::ops::Range;
 use crate::part::item;
 
 use super::q2_k::pairs;
-use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, half, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -52,7 +52,7 @@ fn scales(block: &[u8; BYTES]) -> [[i8; 2]; GROUPS] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let d = scale(block, D);
+    let d = scale(half(block, D));
     for ((out, codes), scales) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(codes(block)).zip(scales(block)) {
         for (i, (out, q)) in out.iter_mut().zip(codes).enumerate() {
             *out = d * f32::from(scales[i / HALF]) * f32::from(q);
@@ -68,7 +68,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 /// A block's groups.
 #[inline(always)]
 fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 2> {
-    Groups { scales: scales(block), ..Groups::new(codes(block), scale(block, D)) }
+    Groups { scales: scales(block), ..Groups::new(codes(block), half(block, D)) }
 }
 
 /// The products of rows with activation rows.

@@ -13,7 +13,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, GROUPS, Groups, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, SUPER, dequantize_blocks, half, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -47,7 +47,7 @@ pub(super) fn nibbles(qs: &[u8]) -> [[i8; GROUP]; GROUPS] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let (d, dmin) = (scale(block, D), scale(block, DMIN));
+    let (d, dmin) = (scale(half(block, D)), scale(half(block, DMIN)));
     let groups = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(nibbles(&block[QS]));
     for ((out, codes), (s, m)) in groups.zip(scales_and_minima(&block[SCALES])) {
         let (ds, dm) = (d * f32::from(s), dmin * f32::from(m));
@@ -67,7 +67,7 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 1> {
     let both = scales_and_minima(&block[SCALES]);
     let (scales, minima) = (both.map(|(s, _)| [s as i8]), both.map(|(_, m)| [m; 2]));
-    Groups { scales, minima, m: -scale(block, DMIN), ..Groups::new(nibbles(&block[QS]), scale(block, D)) }
+    Groups { scales, minima, m: half(block, DMIN) ^ 0x8000, ..Groups::new(nibbles(&block[QS]), half(block, D)) }
 }
 
 /// The products of rows with activation rows.

@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use super::q5_0::fives;
-use super::{Batch, GROUP, Groups, dequantize_blocks, less, multiply_groups, scale};
+use super::{Batch, GROUP, Groups, dequantize_blocks, half, less, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = 32;
@@ -29,7 +29,7 @@ fn codes(block: &[u8; BYTES]) -> [i8; GROUP] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let (d, m) = (scale(block, D), scale(block, M));
+    let (d, m) = (scale(half(block, D)), scale(half(block, M)));
     for (out, q) in out.iter_mut().zip(codes(block)) {
         *out = f32::from(q) * d + m;
     }
@@ -42,11 +42,11 @@ pub(super) fn dequantize(blocks: &[u8], out: &mut [f32]) {
 
 /// A block's group.
 #[inline(always)]
-fn groups(block: &[u8; BYTES]) -> Groups<1, 2> {
-    Groups { minima: [[1; 2]], m: scale(block, M), ..Groups::new([codes(block)], scale(block, D)) }
+fn groups(block: &[u8; BYTES]) -> Groups<1, 1> {
+    Groups { minima: [[1; 2]], m: half(block, M), ..Groups::new([codes(block)], half(block, D)) }
 }
 
 /// The products of rows with activation rows.
 pub(super) fn multiply(rows: &[u8], x: &Batch, products: &mut [f32]) {
-    multiply_groups::<1, 2, BYTES, true>(groups, rows, x, products)
+    multiply_groups::<1, 1, BYTES, true>(groups, rows, x, products)
 }

@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, multiply_groups, scale};
+use super::{Batch, GROUP, GROUPS, Groups, HALF, SUPER, dequantize_blocks, half, multiply_groups, scale};
 
 /// Weights per block.
 pub(super) const LEN: usize = SUPER;
@@ -42,7 +42,7 @@ fn codes(block: &[u8; BYTES]) -> [[i8; GROUP]; GROUPS] {
 
 /// The weights of one block.
 fn values(block: &[u8; BYTES], out: &mut [f32; LEN]) {
-    let d = scale(block, D);
+    let d = scale(half(block, D));
     let scales = block[SCALES].as_chunks::<2>().0;
     for ((out, codes), scales) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(codes(block)).zip(scales) {
         for (i, (out, q)) in out.iter_mut().zip(codes).enumerate() {
@@ -62,7 +62,7 @@ fn groups(block: &[u8; BYTES]) -> Groups<GROUPS, 2> {
     let mut scales = [[0; 2]; GROUPS];
     scales.as_flattened_mut().copy_from_slice(&block[SCALES]);
     let scales = scales.map(|s| s.map(|s: u8| s as i8));
-    Groups { scales, ..Groups::new(codes(block), scale(block, D)) }
+    Groups { scales, ..Groups::new(codes(block), half(block, D)) }
 }
 
 /// The products of rows with activation rows.

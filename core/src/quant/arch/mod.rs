@@ -89,6 +89,15 @@ pub fn prefetch<T>(values: &[T]) {
     let _ = values;
 }
 
+/// Asks for `bytes` bytes that stand some way behind `first`, and will be read in a while, on processors that can be asked.
+#[inline(always)]
+pub(super) fn prefetch_ahead<T>(first: &T, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch_ahead(first, bytes);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, bytes);
+}
+
 /// All kernels of this build, the fastest last.
 const ALL: &[Isa] = &[
     Isa::Generic,

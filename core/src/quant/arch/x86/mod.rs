@@ -23,10 +23,11 @@ mod unpack;
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, _MM_HINT_T0, _mm_prefetch, _xgetbv};
 use core::marker::PhantomData;
+use core::ptr;
 
 use self::avx2::Avx2;
 use self::avx512::{Arrange, Avx512};
-use self::many::{Bf16, F16, F32, Floats, WIDE, Wide, floats, many};
+use self::many::{AHEAD, Bf16, F16, F32, Floats, WIDE, Wide, floats, many};
 use self::unpack::{Iq4_Nl, Iq4_Xs, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Unpack};
 use super::{Batch, Format, Isa, Kernel, Lanes, LanesTask, Task};
 use crate::quant::FLOAT_LANES;
@@ -80,6 +81,16 @@ pub(super) fn prefetch<T>(values: &[T]) {
     for at in (0..size_of_val(values) + before).step_by(64) {
         // SAFETY: every processor of this architecture has the instruction, which takes any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(at)) };
+    }
+}
+
+/// [`super::prefetch_ahead`].
+#[inline(always)]
+pub(super) fn prefetch_ahead<T>(first: &T, bytes: usize) {
+    let ahead = ptr::from_ref(first).cast::<i8>().wrapping_add(AHEAD);
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: every processor of this architecture has the instruction, which takes any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at)) };
     }
 }
 
