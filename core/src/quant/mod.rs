@@ -460,7 +460,7 @@ impl<const N: usize, const S: usize> Groups<N, S> {
     }
 
     /// Adds each group's product with one of activations to `lanes`, from `first` on.
-    #[inline(always)]
+    #[inline]
     fn multiply<const MINIMA: bool>(
         &self,
         q: &[[i8; GROUP]; N],
@@ -512,18 +512,21 @@ fn multiply_groups<const N: usize, const S: usize, const BYTES: usize, const MIN
     products: &mut [f32],
 ) {
     let (batch, blocks) = ((x.q.len() / x.cols.max(1)).max(1), (x.cols / (N * GROUP)).max(1));
+    let rows = rows.as_chunks().0;
+    if COLUMNS == 1 || batch == 1 && !VECTORS {
+        for (products, row) in products.chunks_exact_mut(batch).zip(rows.chunks_exact(blocks)) {
+            for (b, product) in products.iter_mut().enumerate() {
+                *product = dot_groups::<N, S, BYTES, MINIMA>(unpack, row, x, b);
+            }
+        }
+        return;
+    }
     let at_once = |n: usize| n.saturating_mul(ROWS).max(1);
-    for (products, rows) in products.chunks_mut(at_once(batch)).zip(rows.as_chunks().0.chunks(at_once(blocks))) {
+    for (products, rows) in products.chunks_mut(at_once(batch)).zip(rows.chunks(at_once(blocks))) {
         for first in (0..batch).step_by(COLUMNS) {
-            if (batch - first).min(COLUMNS) > 1 {
-                multiply_tile::<N, S, BYTES, MINIMA, COLUMNS>(unpack, rows, x, first, products);
-            } else if VECTORS {
-                multiply_tile::<N, S, BYTES, MINIMA, 1>(unpack, rows, x, first, products);
-            } else {
-                let products = products.iter_mut().skip(first).step_by(batch);
-                for (product, row) in products.zip(rows.chunks_exact(blocks)) {
-                    *product = dot_groups::<N, S, BYTES, MINIMA>(unpack, row, x, first);
-                }
+            match batch - first {
+                1 => multiply_tile::<N, S, BYTES, MINIMA, 1>(unpack, rows, x, first, products),
+                _ => multiply_tile::<N, S, BYTES, MINIMA, COLUMNS>(unpack, rows, x, first, products),
             }
         }
     }
@@ -706,7 +709,7 @@ impl<const N: usize> Factors<u16, N> {
     #[inline(always)]
     fn decode(self) -> Factors<f32, N> {
         let decode = |halves: [u16; LANES]| match N {
-            1 => halves.map(scale_in_vectors),
+            1 => halves.map(scale),
             _ => [scale(halves[0]); LANES],
         };
         Factors { d: decode(self.d), minima: self.minima, m: decode(self.m) }
@@ -747,21 +750,11 @@ fn half(block: &[u8], at: Range<usize>) -> u16 {
 ///
 /// As [`half_to_f32`], but no f32 below 2^-126 comes up: scales of small weights often have no exponent, and x86
 /// processors take some 100 cycles to multiply such an f32.
-#[inline(always)]
+#[inline]
 fn scale(half: u16) -> f32 {
     let bits = u32::from(half);
     let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
     // Infinities and NaNs have all bits of the exponent set; without any, it is a multiple of 2^-24.
-    let bias = if magnitude < 0x7c00 { 127 - 15 } else { 255 - 31 };
-    let multiple = magnitude as f32 / (1 << 24) as f32;
-    f32::from_bits(sign | if magnitude < 0x400 { multiple.to_bits() } else { (magnitude << 13) + (bias << 23) })
-}
-
-/// [`scale`] without branches, so that compilers make vector code of many.
-#[inline(always)]
-fn scale_in_vectors(half: u16) -> f32 {
-    let bits = u32::from(half);
-    let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
     let bias = if magnitude < 0x7c00 { 127 - 15 } else { 255 - 31 };
     let normal = (magnitude << 13) + (bias << 23);
     let multiple = magnitude as f32 / (1 << 24) as f32;
