@@ -460,7 +460,7 @@ impl<const N: usize, const S: usize> Groups<N, S> {
     }
 
     /// Adds each group's product with one of activations to `lanes`, from `first` on.
-    #[inline]
+    #[inline(always)]
     fn multiply<const MINIMA: bool>(
         &self,
         q: &[[i8; GROUP]; N],
@@ -469,7 +469,6 @@ impl<const N: usize, const S: usize> Groups<N, S> {
         first: usize,
         lanes: &mut [f32; LANES],
     ) {
-        let d = scale(self.d);
         let mut offsets = [0.0; N];
         if MINIMA {
             let m = scale(self.m);
@@ -485,6 +484,7 @@ impl<const N: usize, const S: usize> Groups<N, S> {
             };
             *int = half(0) * i32::from(scales[0]) + half(1) * i32::from(scales[S - 1]);
         }
+        let d = scale(self.d);
         for g in 0..N {
             let mut product = ints[g] as f32 * d;
             if MINIMA {
@@ -593,10 +593,11 @@ fn multiply_tile<const N: usize, const S: usize, const BYTES: usize, const MINIM
                 let step = (4 / N).max(1);
                 for first in (0..LANES / N).step_by(step) {
                     for i in first..first + step {
-                        let groups = unpack(&run[i]);
-                        factors.put(i, &groups);
-                        if let Some(q) = columns[0].q[i * N..].first_chunk() {
-                            sums[i * N..][..N].copy_from_slice(&groups.sums::<MINIMA>(q));
+                        let of_block = columns[0].q.as_chunks().0.get(i).zip(sums.as_chunks_mut().0.get_mut(i));
+                        if let Some((block, (q, sums))) = run.get(i).zip(of_block) {
+                            let groups = unpack(block);
+                            factors.put(i, &groups);
+                            *sums = groups.sums::<MINIMA>(q);
                         }
                     }
                 }
