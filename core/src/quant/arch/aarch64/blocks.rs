@@ -196,7 +196,7 @@ impl<M: Multiplier, const C: usize> Tile<M, C> {
             let mut totals = M::groups::<F>(&mut self.running[c], w, [load_group(&x[c].q[H][G as usize]); 4]);
             // The group before this one is finished meanwhile.
             let last = &mut self.lanes[c][(group + LANES - 1) % LANES];
-            *last = first_lane(*last);
+            *last = lane_before_loads(*last);
             if F::ZERO != 0 {
                 totals = vmlsq_laneq_s32::<G>(totals, vdupq_n_s32(F::ZERO), of_x.sums[c]);
             }

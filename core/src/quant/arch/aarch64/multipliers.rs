@@ -47,7 +47,7 @@ impl Multiplier for Long {
             return sums::<F, 4>(from_fn(|g| add_long(low[g], w[g][1], q[g][1])));
         }
         const { assert!(fits::<F>(2)) };
-        let [a, b, c, d] = first(from_fn(|g| vpadalq_s16(vpaddlq_s16(low[g]), long(w[g][1], q[g][1]))));
+        let [a, b, c, d] = before_loads(from_fn(|g| vpadalq_s16(vpaddlq_s16(low[g]), long(w[g][1], q[g][1]))));
         vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d))
     }
 
@@ -68,7 +68,7 @@ impl Multiplier for Long {
 /// The sum of each of four registers, whose lanes have N products.
 #[inline(always)]
 fn sums<F: Codes, const N: i32>(of: [I16x8; 4]) -> I32x4 {
-    let [a, b, c, d] = first(of.map(vreinterpretq_s32_s16)).map(vreinterpretq_s16_s32);
+    let [a, b, c, d] = before_loads(of.map(vreinterpretq_s32_s16)).map(vreinterpretq_s16_s32);
     if fits::<F>(4 * N) {
         vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d)))
     } else if fits::<F>(2 * N) {
@@ -96,7 +96,7 @@ impl Running {
     fn add(&mut self, w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> [I32x4; 2] {
         self.sums = from_fn(|g| sdot(sdot(self.sums[g], w[g][0], q[g][0]), w[g][1], q[g][1]));
         let [a, b, c, d] = self.sums;
-        first([vpaddq_s32(a, b), vpaddq_s32(c, d)])
+        before_loads([vpaddq_s32(a, b), vpaddq_s32(c, d)])
     }
 
     /// What is new in `totals[I]`.

@@ -362,7 +362,7 @@ pub(super) fn load_f16(from: &[u8], at: usize) -> F32x4 {
 /// `sums`, which are there before anything is loaded that comes after them. Otherwise compilers begin with all loads of a
 /// run, and have too few registers.
 #[inline(always)]
-pub(super) fn first<const N: usize>(sums: [I32x4; N]) -> [I32x4; N] {
+pub(super) fn before_loads<const N: usize>(sums: [I32x4; N]) -> [I32x4; N] {
     sums.map(|mut sums| {
         // SAFETY: nothing happens.
         unsafe { asm!("/* {:v} */", inout(vreg) sums, options(nostack, preserves_flags)) };
@@ -370,11 +370,11 @@ pub(super) fn first<const N: usize>(sums: [I32x4; N]) -> [I32x4; N] {
     })
 }
 
-/// [`first`] of a lane.
+/// [`before_loads`] of a lane.
 #[inline(always)]
-pub(super) fn first_lane(lane: F32x4) -> F32x4 {
+pub(super) fn lane_before_loads(lane: F32x4) -> F32x4 {
     // SAFETY: NEON is there.
-    unsafe { arch::vreinterpretq_f32_s32(first([arch::vreinterpretq_s32_f32(lane)])[0]) }
+    unsafe { arch::vreinterpretq_f32_s32(before_loads([arch::vreinterpretq_s32_f32(lane)])[0]) }
 }
 
 /// Four rows of blocks, read side by side.
@@ -401,7 +401,7 @@ impl<'a> Blocks<'a> {
         let (scales, minimums): (F32x4, F32x4);
         // SAFETY: the blocks are there, and their first bytes are these. Addresses are counted up as values are loaded:
         // that takes no instruction more.
-        // And nothing says that memory stays as it is, as in [`first`].
+        // And nothing says that memory stays as it is, as in [`before_loads`].
         unsafe {
             if F::MINIMUM {
                 asm!(
