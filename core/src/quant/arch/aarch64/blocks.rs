@@ -136,7 +136,7 @@ impl<M: Multiplier, const C: usize> Tile<M, C> {
     /// # Safety
     /// Each row has eight blocks more.
     #[inline(always)]
-    unsafe fn add_run<F: Block>(&mut self, blocks: &mut Blocks<'_>, x: &[Activations<'_>; C]) {
+    unsafe fn add_run<F: Block>(&mut self, blocks: &mut Blocks<'_, 4>, x: &[Activations<'_>; C]) {
         let [first, second] = [0, 1].map(|half| Scales::of(x, half));
         // SAFETY: as said above.
         unsafe {
@@ -156,7 +156,7 @@ impl<M: Multiplier, const C: usize> Tile<M, C> {
     /// # Safety
     /// Each row has so many blocks more.
     #[inline(never)]
-    unsafe fn with_rest<F: Block>(mut self, mut blocks: Blocks<'_>, x: &[Rest; C], n: usize) -> Self {
+    unsafe fn with_rest<F: Block>(mut self, mut blocks: Blocks<'_, 4>, x: &[Rest; C], n: usize) -> Self {
         let (blocks, x) = (&mut blocks, &x.each_ref().map(Rest::run));
         let [first, second] = [0, 1].map(|half| Scales::of(x, half));
         for group in 0..n {
@@ -183,13 +183,13 @@ impl<M: Multiplier, const C: usize> Tile<M, C> {
     #[inline(always)]
     unsafe fn add_group<F: Block, const H: usize, const G: i32>(
         &mut self,
-        blocks: &mut Blocks<'_>,
+        blocks: &mut Blocks<'_, 4>,
         x: &[Activations<'_>; C],
         of_x: &Scales<C>,
     ) {
         let group = 4 * H + G as usize;
         // SAFETY: as said above.
-        let (scales, minimums, blocks) = unsafe { blocks.next::<F>() };
+        let (scales, minimums, blocks) = unsafe { blocks.next_with_scales::<F>() };
         let [w0, w1, w2, w3] = blocks;
         let w = [F::codes(w0), F::codes(w1), F::codes(w2), F::codes(w3)];
         for c in 0..C {

@@ -5,6 +5,7 @@ use core::mem::replace;
 
 use super::Codes;
 use super::neon::*;
+use crate::quant::HALF;
 
 /// The largest magnitude of an activation's code.
 const MAX_Q: i32 = 127;
@@ -24,6 +25,9 @@ pub(super) trait Multiplier {
 
     /// The sums of the halves of four groups, in order; registers are those of `load`.
     fn halves<F: Codes>(running: &mut Self::Running, w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> [I32x4; 2];
+
+    /// [`halves`](Self::halves) where they fit in 16 bits.
+    fn halves_16<F: Codes>(running: &mut Self::Running, w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> I16x8;
 }
 
 /// Multiplies 8 by 8 bits into 16 and adds there as long as the format's codes let it.
@@ -32,6 +36,11 @@ pub(super) struct Long;
 /// Whether a 16-bit lane holds `n` products.
 const fn fits<F: Codes>(n: i32) -> bool {
     n * F::MAX * MAX_Q <= i16::MAX as i32
+}
+
+/// Whether it holds the sum of half a group.
+pub(super) const fn short_halves<F: Codes>() -> bool {
+    fits::<F>(HALF as i32)
 }
 
 impl Multiplier for Long {
@@ -44,7 +53,7 @@ impl Multiplier for Long {
     fn groups<F: Codes>(_: &mut (), w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> I32x4 {
         let low: [_; 4] = from_fn(|g| long(w[g][0], q[g][0]));
         if fits::<F>(4) {
-            return sums::<F, 4>(from_fn(|g| add_long(low[g], w[g][1], q[g][1])));
+            return sums::<F>(from_fn(|g| add_long(low[g], w[g][1], q[g][1])));
         }
         const { assert!(fits::<F>(2)) };
         let [a, b, c, d] = before_loads(from_fn(|g| vpadalq_s16(vpaddlq_s16(low[g]), long(w[g][1], q[g][1]))));
@@ -59,23 +68,36 @@ impl Multiplier for Long {
 
     #[inline(always)]
     fn halves<F: Codes>(_: &mut (), w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> [I32x4; 2] {
-        const { assert!(fits::<F>(2)) };
-        let [a, b, c, d] = from_fn(|g| [long(w[g][0], q[g][0]), long(w[g][1], q[g][1])]);
-        [[a[0], a[1], b[0], b[1]], [c[0], c[1], d[0], d[1]]].map(sums::<F, 2>)
+        const { assert!(fits::<F>(4)) };
+        let [a, b, c, d] = add_halves(w, q).map(vpaddlq_s16);
+        [vpaddq_s32(a, b), vpaddq_s32(c, d)]
+    }
+
+    #[inline(always)]
+    fn halves_16<F: Codes>(_: &mut (), w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> I16x8 {
+        debug_assert!(short_halves::<F>());
+        let [a, b, c, d] = add_halves(w, q);
+        vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d))
     }
 }
 
-/// The sum of each of four registers, whose lanes have N products.
+/// The products of four groups' halves, four a lane.
 #[inline(always)]
-fn sums<F: Codes, const N: i32>(of: [I16x8; 4]) -> I32x4 {
+fn add_halves(w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> [I16x8; 4] {
+    let sums = from_fn(|g| vpaddq_s16(long(w[g][0], q[g][0]), long(w[g][1], q[g][1])));
+    before_loads(sums.map(vreinterpretq_s32_s16)).map(vreinterpretq_s16_s32)
+}
+
+/// The sum of each of four registers, whose lanes have four products.
+#[inline(always)]
+fn sums<F: Codes>(of: [I16x8; 4]) -> I32x4 {
     let [a, b, c, d] = before_loads(of.map(vreinterpretq_s32_s16)).map(vreinterpretq_s16_s32);
-    if fits::<F>(4 * N) {
-        vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d)))
-    } else if fits::<F>(2 * N) {
-        vpaddq_s32(vpaddlq_s16(vpaddq_s16(a, b)), vpaddlq_s16(vpaddq_s16(c, d)))
+    let (ab, cd) = (vpaddq_s16(a, b), vpaddq_s16(c, d));
+    if fits::<F>(16) {
+        vpaddlq_s16(vpaddq_s16(ab, cd))
     } else {
-        let [a, b, c, d] = [a, b, c, d].map(vpaddlq_s16);
-        vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d))
+        debug_assert!(fits::<F>(8));
+        vpaddq_s32(vpaddlq_s16(ab), vpaddlq_s16(cd))
     }
 }
 
@@ -130,5 +152,11 @@ impl Multiplier for Dot {
     fn halves<F: Codes>(running: &mut Running, w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> [I32x4; 2] {
         let [ab, cd] = running.add(w, q);
         [running.new(0, ab), running.new(1, cd)]
+    }
+
+    #[inline(always)]
+    fn halves_16<F: Codes>(running: &mut Running, w: [[I8x16; 2]; 4], q: [[I8x16; 2]; 4]) -> I16x8 {
+        debug_assert!(short_halves::<F>());
+        vmovn_s32(Self::halves::<F>(running, w, q))
     }
 }

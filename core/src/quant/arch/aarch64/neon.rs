@@ -2,6 +2,7 @@
 
 use core::arch::aarch64 as arch;
 use core::arch::asm;
+use core::array::from_fn;
 use core::marker::PhantomData;
 use core::slice;
 
@@ -68,6 +69,13 @@ pub(super) fn vmlsq_laneq_s32<const LANE: i32>(mut a: I32x4, b: I32x4, c: I32x4)
     a
 }
 
+/// `a` of which the last N bits are behind the point.
+#[inline(always)]
+pub(super) fn vcvtq_n_f32_s32<const N: i32>(a: I32x4) -> F32x4 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vcvtq_n_f32_s32::<N>(a) }
+}
+
 /// `a · b`, the same lane of `b` for all.
 #[inline(always)]
 pub(super) fn vmulq_laneq_f32<const LANE: i32>(a: F32x4, b: F32x4) -> F32x4 {
@@ -85,6 +93,31 @@ pub(super) fn vmlsl_s16([mut low, mut high]: [I32x4; 2], b: I16x8, c: I16x8) -> 
              options(pure, nomem, nostack, preserves_flags));
     }
     [low, high]
+}
+
+/// `a - b · c` of all eight: of the intrinsic the compiler makes two instructions.
+#[inline(always)]
+pub(super) fn vmlsq_s16(mut a: I16x8, b: I16x8, c: I16x8) -> I16x8 {
+    // SAFETY: NEON is there.
+    unsafe {
+        asm!("mls {a:v}.8h, {b:v}.8h, {c:v}.8h", a = inout(vreg) a, b = in(vreg) b, c = in(vreg) c,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    a
+}
+
+/// The products of all eight.
+#[inline(always)]
+pub(super) fn vmull_s16(a: I16x8, b: I16x8) -> [I32x4; 2] {
+    // SAFETY: NEON is there.
+    unsafe { [arch::vmull_s16(arch::vget_low_s16(a), arch::vget_low_s16(b)), arch::vmull_high_s16(a, b)] }
+}
+
+/// The low halves of all eight.
+#[inline(always)]
+pub(super) fn vmovn_s32([low, high]: [I32x4; 2]) -> I16x8 {
+    // SAFETY: NEON is there.
+    unsafe { arch::vuzp1q_s16(arch::vreinterpretq_s16_s32(low), arch::vreinterpretq_s16_s32(high)) }
 }
 
 #[inline(always)]
@@ -131,7 +164,7 @@ pub(super) fn shr<const N: usize>(a: U8x16) -> U8x16 {
     }
 }
 
-/// Each byte shifted left by 1 to 3 bits.
+/// Each byte shifted left by 1 to 4 bits.
 #[inline(always)]
 pub(super) fn shl<const N: i32>(a: U8x16) -> U8x16 {
     // SAFETY: NEON is there.
@@ -359,6 +392,19 @@ pub(super) fn load_f16(from: &[u8], at: usize) -> F32x4 {
     vdupq_n_f32(x)
 }
 
+/// The two f16 at `at`, as f32 in the first two of four lanes.
+#[inline(always)]
+pub(super) fn load_2_f16(from: &[u8], at: usize) -> F32x4 {
+    let both = f32::from_bits(u32::from_le_bytes(*bytes(from, at)));
+    let x: F32x4;
+    // SAFETY: a conversion that every processor with NEON has; exact.
+    unsafe {
+        asm!("fcvtl {x:v}.4s, {both:v}.4h", x = lateout(vreg) x, both = in(vreg) both,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    x
+}
+
 /// `sums`, which are there before anything is loaded that comes after them. Otherwise compilers begin with all loads of a
 /// run, and have too few registers.
 #[inline(always)]
@@ -377,26 +423,51 @@ pub(super) fn lane_before_loads(lane: F32x4) -> F32x4 {
     unsafe { arch::vreinterpretq_f32_s32(before_loads([arch::vreinterpretq_s32_f32(lane)])[0]) }
 }
 
-/// Four rows of blocks, read side by side.
-pub(super) struct Blocks<'a> {
+/// R rows of blocks, read side by side.
+pub(super) struct Blocks<'a, const R: usize> {
     /// Each row's next block.
-    at: [*const u8; 4],
+    at: [*const u8; R],
     rows: PhantomData<&'a [u8]>,
 }
 
-impl<'a> Blocks<'a> {
-    /// The first four of `rows`; where there are fewer, the last one again.
-    pub(super) fn of(rows: &'a [u8], row_bytes: usize) -> Blocks<'a> {
+impl<'a, const R: usize> Blocks<'a, R> {
+    /// The first R of `rows`; where there are fewer, the last one again.
+    #[inline(always)]
+    pub(super) fn of(rows: &'a [u8], row_bytes: usize) -> Blocks<'a, R> {
         let last = rows.len().saturating_sub(row_bytes);
-        Blocks { at: [0, 1, 2, 3].map(|r| rows.as_ptr().wrapping_add(last.min(r * row_bytes))), rows: PhantomData }
+        Blocks { at: from_fn(|r| rows.as_ptr().wrapping_add(last.min(r * row_bytes))), rows: PhantomData }
     }
 
+    /// Passes over so many bytes of each row.
+    #[inline(always)]
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.at.iter_mut().for_each(|at| *at = at.wrapping_add(bytes));
+    }
+
+    /// The next blocks, of so many bytes.
+    ///
+    /// # Safety
+    /// Each row has another block.
+    #[inline(always)]
+    pub(super) unsafe fn next(&mut self, bytes: usize) -> [&'a [u8]; R] {
+        self.at.each_mut().map(|at| {
+            let block = *at;
+            // SAFETY: the block is there.
+            unsafe {
+                *at = block.add(bytes);
+                slice::from_raw_parts(block, bytes)
+            }
+        })
+    }
+}
+
+impl<'a> Blocks<'a, 4> {
     /// The next blocks' scales, and minimums if the format has them, and the blocks.
     ///
     /// # Safety
     /// Each row has another block.
     #[inline(always)]
-    pub(super) unsafe fn next<F: Block>(&mut self) -> (F32x4, F32x4, [&'a [u8]; 4]) {
+    pub(super) unsafe fn next_with_scales<F: Block>(&mut self) -> (F32x4, F32x4, [&'a [u8]; 4]) {
         let [mut a, mut b, mut c, mut d] = self.at;
         let (scales, minimums): (F32x4, F32x4);
         // SAFETY: the blocks are there, and their first bytes are these. Addresses are counted up as values are loaded:

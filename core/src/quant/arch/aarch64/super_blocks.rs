@@ -1,4 +1,4 @@
-//! Formats of super-blocks: a row by itself, and each of four groups has a lane.
+//! Formats of super-blocks: each of four groups of a row has a lane. One or two rows at a time.
 //!
 //! ```text
 //! codes  = unpack(weights)                   of four groups
@@ -14,164 +14,239 @@ use core::array::from_fn;
 use bytemuck::cast_ref;
 
 use super::blocks::steps;
-use super::multipliers::Multiplier;
+use super::multipliers::{Multiplier, short_halves};
 use super::neon::*;
 use super::{Activations, COLUMNS, Codes, Column, strips};
-use crate::part::part_mut;
+use crate::part::{part, split_mut};
 use crate::quant::{Batch, SUPER, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k};
 
 /// A format of super-blocks.
 pub(super) trait SuperBlock: Codes {
     /// Bytes of a super-block.
     const BYTES: usize;
-    /// Whether each half group has its own scale.
-    const HALVES: bool = false;
+    /// How many rows share what is loaded of an activation row: one where what is unpacked once takes many registers.
+    const ROWS: usize = 2;
     /// What is unpacked once for all eight groups.
     type Opened: Copy;
+    /// [`OfGroups`], or [`OfHalves`].
+    type Scales: Scales;
 
     fn open<M: Multiplier>(block: &[u8]) -> Self::Opened;
 
     /// Four groups' codes.
     fn codes<M: Multiplier, const Q: usize>(block: &[u8], opened: &Self::Opened) -> [[I8x16; 2]; 4];
 
-    /// Four groups' values but for the activations' scales, from their sums of products: `totals[0]`, or with `HALVES`
-    /// both, half by half.
-    fn values<const Q: usize>(block: &[u8], opened: &Self::Opened, totals: [I32x4; 2], sums: &Sums) -> F32x4;
+    /// Four groups' scales.
+    fn scales<const Q: usize>(block: &[u8], opened: &Self::Opened) -> Self::Scales;
+
+    /// Four groups' values but for the activations' scales, from their sums of products, each times its scale.
+    fn values<const Q: usize>(opened: &Self::Opened, scaled: I32x4, x: &Four) -> F32x4;
 }
 
-/// The sums of four groups of activations.
-#[derive(Clone, Copy)]
-pub(super) struct Sums {
-    halves: I16x8,
-    groups: I32x4,
+/// Four groups of activations.
+pub(super) struct Four {
+    q: [[I8x16; 2]; 4],
+    sums: I16x8, // of their halves
 }
 
-/// All products: by columns, and row by row.
+/// Scales of four groups.
+pub(super) trait Scales {
+    /// Half Q of a run, for products whose sums have such scales.
+    fn load<M: Multiplier, const Q: usize>(x: &Activations<'_>) -> Four;
+
+    /// The sums of products of four groups of F's codes, times these scales.
+    fn scaled<M: Multiplier, F: Codes>(self, running: &mut M::Running, w: [[I8x16; 2]; 4], x: &Four) -> I32x4;
+}
+
+/// Each group has a scale.
+pub(super) struct OfGroups(I32x4);
+
+impl Scales for OfGroups {
+    #[inline(always)]
+    fn load<M: Multiplier, const Q: usize>(x: &Activations<'_>) -> Four {
+        Four { q: x.q[Q].each_ref().map(load_group), sums: load_i16(&x.sums[Q]) }
+    }
+
+    #[inline(always)]
+    fn scaled<M: Multiplier, F: Codes>(self, running: &mut M::Running, w: [[I8x16; 2]; 4], x: &Four) -> I32x4 {
+        const { assert!(F::ZERO == 0) };
+        vmulq_s32(M::groups::<F>(running, w, x.q), self.0)
+    }
+}
+
+/// Each half of a group has a scale.
+pub(super) struct OfHalves(I16x8);
+
+impl Scales for OfHalves {
+    #[inline(always)]
+    fn load<M: Multiplier, const Q: usize>(x: &Activations<'_>) -> Four {
+        Four { q: M::load(cast_ref(&x.q[Q])).map(signed), sums: load_i16(&x.sums[Q]) }
+    }
+
+    #[inline(always)]
+    fn scaled<M: Multiplier, F: Codes>(self, running: &mut M::Running, w: [[I8x16; 2]; 4], x: &Four) -> I32x4 {
+        let zero = F::ZERO as i16;
+        let [a, b] = if short_halves::<F>() {
+            let totals = M::halves_16::<F>(running, w, x.q);
+            vmull_s16(if zero == 0 { totals } else { vmlsq_s16(totals, x.sums, vdupq_n_s16(zero)) }, self.0)
+        } else {
+            let totals = M::halves::<F>(running, w, x.q);
+            let [a, b] = if zero == 0 { totals } else { vmlsl_s16(totals, x.sums, vdupq_n_s16(zero)) };
+            [vmulq_s32(a, vmovl_low_s16(self.0)), vmulq_s32(b, vmovl_high_s16(self.0))]
+        };
+        vpaddq_s32(a, b)
+    }
+}
+
+/// All products: by columns, and ROWS rows at a time.
 pub(super) fn multiply<M: Multiplier, F: SuperBlock>(rows: &[u8], x: &Batch, products: &mut [f32]) {
     for (b, wide) in strips(x) {
-        match wide {
-            true => strip::<M, F, COLUMNS>(rows, x, b, products),
-            false => strip::<M, F, 1>(rows, x, b, products),
+        if wide {
+            strip::<M, F, COLUMNS, 1>(rows, x, b, products);
+        } else if F::ROWS == 1 {
+            strip::<M, F, 1, 1>(rows, x, b, products);
+        } else {
+            strip::<M, F, 1, 2>(rows, x, b, products);
         }
     }
 }
 
-/// The products of all rows with the C activation rows from `b` on.
-fn strip<M: Multiplier, F: SuperBlock, const C: usize>(rows: &[u8], x: &Batch, b: usize, products: &mut [f32]) {
+/// The products of rows, R at a time, with the C activation rows from `b` on; then those of the rows that are left.
+#[inline(never)]
+fn strip<M: Multiplier, F: SuperBlock, const C: usize, const R: usize>(
+    rows: &[u8],
+    x: &Batch,
+    b: usize,
+    products: &mut [f32],
+) {
     let (n, batch) = (x.cols / SUPER, x.len().max(1));
-    let row_bytes = rows.len() / (products.len() / batch).max(1);
+    let row_bytes = (n * F::BYTES).max(1);
+    let times = (rows.len() / row_bytes).min(products.len() / batch) / R;
+    let (products, products_left) = split_mut(products, times * R * batch);
+
     let columns = from_fn(|c| Column::of(x, b + c));
-    let mut tile = Tile::<M, C> { lanes: [[vdupq_n_f32(0.0); 2]; C], running: [M::start(); C] };
-    for (row, products) in rows.chunks_exact(row_bytes.max(1)).zip(products.chunks_exact_mut(batch)) {
-        tile.lanes = [[vdupq_n_f32(0.0); 2]; C];
+    let mut blocks = Blocks::<R>::of(rows, row_bytes);
+    let mut tile = Tile::<M, C, R> { lanes: [[[vdupq_n_f32(0.0); 2]; C]; R], running: [M::start(); C] };
+    for products in products.chunks_exact_mut((R * batch).max(1)) {
+        tile.lanes = [[[vdupq_n_f32(0.0); 2]; C]; R];
         for i in 0..n {
             // SAFETY: each row and each column has so many.
-            let (block, x) = unsafe {
-                let block = row.get_unchecked(i * F::BYTES..(i + 1) * F::BYTES);
-                (block, columns.each_ref().map(|x| x.run(i)))
-            };
-            let opened = F::open::<M>(block);
-            tile.add_four::<F, 0>(block, &opened, &x);
-            tile.add_four::<F, 1>(block, &opened, &x);
+            let (blocks, x) = unsafe { (blocks.next(F::BYTES), columns.each_ref().map(|x| x.run(i))) };
+            let opened = blocks.map(F::open::<M>);
+            tile.add_four::<F, 0>(&blocks, &opened, &x);
+            tile.add_four::<F, 1>(&blocks, &opened, &x);
         }
-        let sums = tile.lanes.map(|[low, high]| sum_4_lanes(vaddq_f32(low, high)));
-        part_mut(products, b..).iter_mut().zip(sums).for_each(|(product, sum)| *product = sum);
+        blocks.skip((R - 1) * row_bytes);
+        for r in 0..R {
+            for c in 0..C {
+                let [low, high] = tile.lanes[r][c];
+                if let Some(product) = products.get_mut(r * batch + b + c) {
+                    *product = sum_4_lanes(vaddq_f32(low, high));
+                }
+            }
+        }
+    }
+    if R > 1 {
+        strip::<M, F, C, 1>(part(rows, times * R * row_bytes..), x, b, products_left);
     }
 }
 
-/// What the products of a row with C activation rows are added up in.
-struct Tile<M: Multiplier, const C: usize> {
-    lanes: [[F32x4; 2]; C],
+/// What the products of R rows with C activation rows are added up in.
+struct Tile<M: Multiplier, const C: usize, const R: usize> {
+    lanes: [[[F32x4; 2]; C]; R],
     running: [M::Running; C],
 }
 
-impl<M: Multiplier, const C: usize> Tile<M, C> {
-    /// Adds half Q of a super-block to its lanes.
+impl<M: Multiplier, const C: usize, const R: usize> Tile<M, C, R> {
+    /// Adds half Q of super-blocks to its lanes.
     #[inline(always)]
-    fn add_four<F: SuperBlock, const Q: usize>(&mut self, block: &[u8], opened: &F::Opened, x: &[Activations<'_>; C]) {
-        let w = F::codes::<M, Q>(block, opened);
+    fn add_four<F: SuperBlock, const Q: usize>(
+        &mut self,
+        blocks: &[&[u8]; R],
+        opened: &[F::Opened; R],
+        x: &[Activations<'_>; C],
+    ) {
+        let codes = |r: usize| F::codes::<M, Q>(blocks[r], &opened[r]);
+        let first = codes(0);
         for (c, x) in x.iter().enumerate() {
-            let (running, q) = (&mut self.running[c], &x.q[Q]);
-            let halves = load_i16(&x.sums[Q]);
-            let sums = Sums { halves, groups: vpaddlq_s16(halves) };
-            let totals = if F::HALVES {
-                less_zeros::<F>(M::halves::<F>(running, w, M::load(cast_ref(q)).map(signed)), halves)
-            } else {
-                [M::groups::<F>(running, w, q.each_ref().map(load_group)); 2]
-            };
-            let values = F::values::<Q>(block, opened, totals, &sums);
-            let lane = &mut self.lanes[c][Q];
-            *lane = vaddq_f32(*lane, vmulq_f32(values, load_f32(&x.d[Q])));
+            let four = F::Scales::load::<M, Q>(x);
+            let d = load_f32(&x.d[Q]);
+            for r in 0..R {
+                let w = if r == 0 { first } else { codes(r) };
+                let scaled = F::scales::<Q>(blocks[r], &opened[r]).scaled::<M, F>(&mut self.running[c], w, &four);
+                if C == 1 {
+                    // The lanes before these are finished meanwhile.
+                    let (r, q) = if r > 0 { (r - 1, Q) } else { (R - 1, 1 - Q) };
+                    let last = &mut self.lanes[r][c][q];
+                    *last = lane_before_loads(*last);
+                }
+                let values = F::values::<Q>(&opened[r], scaled, &four);
+                let lane = &mut self.lanes[r][c][Q];
+                *lane = vaddq_f32(*lane, vmulq_f32(values, d));
+            }
         }
     }
 }
 
-/// Sums of halves less what codes have too much.
+/// One half of 16 signed bytes, as 16-bit numbers.
 #[inline(always)]
-fn less_zeros<F: SuperBlock>(totals: [I32x4; 2], sums: I16x8) -> [I32x4; 2] {
-    if F::ZERO == 0 { totals } else { vmlsl_s16(totals, sums, vdupq_n_s16(F::ZERO as i16)) }
+fn widen<const Q: usize>(a: I8x16) -> I16x8 {
+    if Q == 0 { vmovl_low_s8(a) } else { vmovl_high_s8(a) }
 }
 
-/// The eight signed bytes of a register's low half as two times four numbers.
+/// `scaled · d - minimums · dmin`, where `d` are these two.
 #[inline(always)]
-fn widen_low(a: I8x16) -> [I32x4; 2] {
-    let a = vmovl_low_s8(a);
-    [vmovl_low_s16(a), vmovl_high_s16(a)]
-}
-
-/// All 16 of them, as pairs of four.
-#[inline(always)]
-fn widen<const Q: usize>(a: I8x16) -> [I32x4; 2] {
-    let a = if Q == 0 { vmovl_low_s8(a) } else { vmovl_high_s8(a) };
-    [vmovl_low_s16(a), vmovl_high_s16(a)]
-}
-
-/// The sums of groups from those of their halves, each times its scale.
-#[inline(always)]
-fn join_halves(totals: [I32x4; 2], scales: [I32x4; 2]) -> I32x4 {
-    vpaddq_s32(vmulq_s32(totals[0], scales[0]), vmulq_s32(totals[1], scales[1]))
-}
-
-/// `scaled · d - minimum · dmin`.
-#[inline(always)]
-fn less(scaled: I32x4, d: F32x4, minimum: I32x4, dmin: F32x4) -> F32x4 {
-    vsubq_f32(vmulq_f32(vcvtq_f32_s32(scaled), d), vmulq_f32(vcvtq_f32_s32(minimum), dmin))
+fn less(scaled: F32x4, minimums: F32x4, d: F32x4) -> F32x4 {
+    vsubq_f32(vmulq_laneq_f32::<0>(scaled, d), vmulq_laneq_f32::<1>(minimums, d))
 }
 
 pub(super) struct Q2K;
 
 impl Codes for Q2K {
-    const MAX: i32 = 3 << 4;
+    const MAX: i32 = 3 << 2;
+}
+
+/// Of a super-block of Q2_K: of half groups scales and minimums, and what both are multiplied with.
+#[derive(Clone, Copy)]
+pub(super) struct OpenedQ2K {
+    s: I8x16,
+    m: I8x16,
+    d: F32x4,
 }
 
 impl SuperBlock for Q2K {
     const BYTES: usize = q2_k::BYTES;
-    const HALVES: bool = true;
-    /// Scale and minimum.
-    type Opened = [F32x4; 2];
+    type Opened = OpenedQ2K;
+    type Scales = OfHalves;
 
     #[inline(always)]
-    fn open<M: Multiplier>(block: &[u8]) -> [F32x4; 2] {
-        // A power of two changes no bit but those of the exponent.
-        const OF_GROUPS: [f32; 4] = [1.0, 0.25, 0.0625, 1.0];
-        [vmulq_f32(load_f16(block, 80), load_f32(&OF_GROUPS)), load_f16(block, 82)]
+    fn open<M: Multiplier>(block: &[u8]) -> OpenedQ2K {
+        // Scales make up for codes that are too small.
+        const TO_FOURS: [i8; 16] = [2, 2, 0, 0, 2, 2, 0, 0, 2, 2, 0, 0, 2, 2, 0, 0];
+        let [s, m] = nibbles(load(block, 0));
+        let [s, m] = signed([vshlq_u8(s, load_i8(&TO_FOURS)), m]);
+        OpenedQ2K { s, m, d: load_2_f16(block, 80) }
     }
 
-    /// In the places where they are, but for the last of four groups': 4 and 16 times as large as they should be.
+    /// In the places where they are in a nibble: every second group's are 4 times as large as they should be.
     #[inline(always)]
-    fn codes<M: Multiplier, const Q: usize>(block: &[u8], _: &[F32x4; 2]) -> [[I8x16; 2]; 4] {
+    fn codes<M: Multiplier, const Q: usize>(block: &[u8], _: &OpenedQ2K) -> [[I8x16; 2]; 4] {
         let [bytes] = M::load(thirty_twos(block, 16 + Q * 32));
-        let masked = |mask| bytes.map(|bytes| and(bytes, mask));
-        [masked(3), masked(3 << 2), masked(3 << 4), bytes.map(shr::<6>)].map(signed)
+        let high = bytes.map(shr::<4>);
+        let masked = |bytes: [U8x16; 2], mask| signed(bytes.map(|bytes| and(bytes, mask)));
+        [masked(bytes, 3), masked(bytes, 3 << 2), masked(high, 3), masked(high, 3 << 2)]
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(block: &[u8], d: &[F32x4; 2], totals: [I32x4; 2], sums: &Sums) -> F32x4 {
-        let [s, m] = signed(nibbles(load(block, 0)));
-        let m = if Q == 0 { vmovl_low_s8(m) } else { vmovl_high_s8(m) };
+    fn scales<const Q: usize>(_: &[u8], opened: &OpenedQ2K) -> OfHalves {
+        OfHalves(widen::<Q>(opened.s))
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>(opened: &OpenedQ2K, scaled: I32x4, x: &Four) -> F32x4 {
         // 15 times 16 codes of 127 fit in 16 bits.
-        let minimum = vpaddlq_s16(vmulq_s16(sums.halves, m));
-        less(join_halves(totals, widen::<Q>(s)), d[0], minimum, d[1])
+        let minimums = vpaddlq_s16(vmulq_s16(x.sums, widen::<Q>(opened.m)));
+        less(vcvtq_n_f32_s32::<2>(scaled), vcvtq_f32_s32(minimums), opened.d)
     }
 }
 
@@ -194,8 +269,9 @@ pub(super) struct OpenedQ3K {
 
 impl SuperBlock for Q3K {
     const BYTES: usize = q3_k::BYTES;
-    const HALVES: bool = true;
+    const ROWS: usize = 1;
     type Opened = OpenedQ3K;
+    type Scales = OfHalves;
 
     #[inline(always)]
     fn open<M: Multiplier>(block: &[u8]) -> OpenedQ3K {
@@ -224,18 +300,22 @@ impl SuperBlock for Q3K {
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(_: &[u8], opened: &OpenedQ3K, totals: [I32x4; 2], _: &Sums) -> F32x4 {
-        vmulq_f32(vcvtq_f32_s32(join_halves(totals, widen::<Q>(opened.scales))), opened.d)
+    fn scales<const Q: usize>(_: &[u8], opened: &OpenedQ3K) -> OfHalves {
+        OfHalves(widen::<Q>(opened.scales))
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>(opened: &OpenedQ3K, scaled: I32x4, _: &Four) -> F32x4 {
+        vmulq_f32(vcvtq_f32_s32(scaled), opened.d)
     }
 }
 
 /// Scales and minimums of Q4_K and Q5_K, and what both are multiplied with.
 #[derive(Clone, Copy)]
 pub(super) struct Minimums {
-    s: [I32x4; 2],
-    m: [I32x4; 2],
+    /// Four scales and four minimums, for either half.
+    of_groups: [I8x16; 2],
     d: F32x4,
-    dmin: F32x4,
 }
 
 impl Minimums {
@@ -248,14 +328,18 @@ impl Minimums {
         let first = load_8(block, 4);
         let low = vshlq_u8(load_4_times_4(block, 12), load_i8(&SECOND));
         let last = vorrq_u8(and(low, 15), and(shr::<2>(first), 0x30));
-        let [s0, m0] = widen_low(vreinterpretq_s8_u8(and(first, 63)));
-        let [s1, m1] = widen_low(vreinterpretq_s8_u8(last));
-        Minimums { s: [s0, s1], m: [m0, m1], d: load_f16(block, 0), dmin: load_f16(block, 2) }
+        Minimums { of_groups: signed([and(first, 63), last]), d: load_2_f16(block, 0) }
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(&self, totals: I32x4, sums: &Sums) -> F32x4 {
-        less(vmulq_s32(totals, self.s[Q]), self.d, vmulq_s32(sums.groups, self.m[Q]), self.dmin)
+    fn scales<const Q: usize>(&self) -> OfGroups {
+        OfGroups(vmovl_low_s16(vmovl_low_s8(self.of_groups[Q])))
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>(&self, scaled: I32x4, x: &Four) -> F32x4 {
+        let minimums = vmovl_high_s16(vmovl_low_s8(self.of_groups[Q]));
+        less(vcvtq_f32_s32(scaled), vcvtq_f32_s32(vmulq_s32(vpaddlq_s16(x.sums), minimums)), self.d)
     }
 }
 
@@ -268,6 +352,7 @@ impl Codes for Q4K {
 impl SuperBlock for Q4K {
     const BYTES: usize = q4_k::BYTES;
     type Opened = Minimums;
+    type Scales = OfGroups;
 
     #[inline(always)]
     fn open<M: Multiplier>(block: &[u8]) -> Minimums {
@@ -282,8 +367,13 @@ impl SuperBlock for Q4K {
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(_: &[u8], scales: &Minimums, totals: [I32x4; 2], sums: &Sums) -> F32x4 {
-        scales.values::<Q>(totals[0], sums)
+    fn scales<const Q: usize>(_: &[u8], opened: &Minimums) -> OfGroups {
+        opened.scales::<Q>()
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>(opened: &Minimums, scaled: I32x4, x: &Four) -> F32x4 {
+        opened.values::<Q>(scaled, x)
     }
 }
 
@@ -293,36 +383,52 @@ impl Codes for Q5K {
     const MAX: i32 = 31;
 }
 
+/// A super-block of Q5_K.
+#[derive(Clone, Copy)]
+pub(super) struct OpenedQ5K {
+    /// The fifth bits of groups `i` and `i + 4`, which are bits 0 and 4. All others are zeros.
+    fifth: [[U8x16; 2]; 4],
+    minimums: Minimums,
+}
+
 impl SuperBlock for Q5K {
     const BYTES: usize = q5_k::BYTES;
-    type Opened = Minimums;
+    const ROWS: usize = 1;
+    type Opened = OpenedQ5K;
+    type Scales = OfGroups;
 
     #[inline(always)]
-    fn open<M: Multiplier>(block: &[u8]) -> Minimums {
-        Minimums::of(block)
+    fn open<M: Multiplier>(block: &[u8]) -> OpenedQ5K {
+        let high = [load(block, 16), load(block, 32)];
+        let fifth = [high, high.map(shr::<1>), high.map(shr::<2>), high.map(shr::<3>)];
+        OpenedQ5K { fifth: fifth.map(|two| two.map(|bits| and(bits, 0x11))), minimums: Minimums::of(block) }
     }
 
     #[inline(always)]
-    fn codes<M: Multiplier, const Q: usize>(block: &[u8], _: &Minimums) -> [[I8x16; 2]; 4] {
-        let four = [0, 16].map(|i| {
-            let high = load(block, 16 + i);
-            let [a, b] = [0, 32].map(|of_two| load(block, 48 + Q * 64 + of_two + i));
-            let low = |nibbles, high| and(join::<4>(nibbles, high), 31);
-            let high_nibble = |bytes, high| join_high(bytes, and(high, 16));
+    fn codes<M: Multiplier, const Q: usize>(block: &[u8], opened: &OpenedQ5K) -> [[I8x16; 2]; 4] {
+        let four = [0, 1].map(|i| {
+            let [a, b] = [0, 32].map(|of_two| load(block, 48 + Q * 64 + of_two + 16 * i));
+            let [bits_0, bits_1, bits_2, bits_3] = opened.fifth.map(|bits| bits[i]);
             if Q == 0 {
-                let [h1, h3] = [shl::<3>(high), shl::<1>(high)];
-                [low(a, high), high_nibble(a, h1), low(b, shr::<2>(high)), high_nibble(b, h3)]
+                let low = |nibbles, bits| join::<4>(nibbles, bits);
+                let high = |bytes, bits| join_high(bytes, shl::<4>(bits));
+                [low(a, bits_0), high(a, bits_1), low(b, bits_2), high(b, bits_3)]
             } else {
-                let [h5, h7] = [shr::<1>(high), shr::<3>(high)];
-                [low(a, shr::<4>(high)), high_nibble(a, h5), low(b, shr::<6>(high)), high_nibble(b, h7)]
+                let low = |nibbles, bits| select(15, nibbles, bits);
+                [low(a, bits_0), join_high(a, bits_1), low(b, bits_2), join_high(b, bits_3)]
             }
         });
         from_fn(|g| signed([four[0][g], four[1][g]]))
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(_: &[u8], scales: &Minimums, totals: [I32x4; 2], sums: &Sums) -> F32x4 {
-        scales.values::<Q>(totals[0], sums)
+    fn scales<const Q: usize>(_: &[u8], opened: &OpenedQ5K) -> OfGroups {
+        opened.minimums.scales::<Q>()
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>(opened: &OpenedQ5K, scaled: I32x4, x: &Four) -> F32x4 {
+        opened.minimums.values::<Q>(scaled, x)
     }
 }
 
@@ -335,8 +441,8 @@ impl Codes for Q6K {
 
 impl SuperBlock for Q6K {
     const BYTES: usize = q6_k::BYTES;
-    const HALVES: bool = true;
     type Opened = F32x4;
+    type Scales = OfHalves;
 
     #[inline(always)]
     fn open<M: Multiplier>(block: &[u8]) -> F32x4 {
@@ -348,10 +454,12 @@ impl SuperBlock for Q6K {
         let [first, second] = M::load(thirty_twos(block, Q * 64));
         let [high] = M::load(thirty_twos(block, 128 + Q * 32));
         let shifted = high.map(shr::<2>);
+        // Two bits for low nibbles, and two for high ones.
+        let [of_first, of_second] = [high, shifted].map(|bits| bits.map(|bits| and(bits, 0x33)));
         [
-            [0, 1].map(|i| join::<4>(first[i], and(high[i], 3))),
-            [0, 1].map(|i| join::<4>(second[i], and(shifted[i], 3))),
-            [0, 1].map(|i| join_high(first[i], and(high[i], 0x30))),
+            [0, 1].map(|i| join::<4>(first[i], of_first[i])),
+            [0, 1].map(|i| join::<4>(second[i], of_second[i])),
+            [0, 1].map(|i| join_high(first[i], of_first[i])),
             // Nothing is left above these two bits.
             [0, 1].map(|i| join_high(second[i], shifted[i])),
         ]
@@ -359,9 +467,13 @@ impl SuperBlock for Q6K {
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(block: &[u8], d: &F32x4, totals: [I32x4; 2], _: &Sums) -> F32x4 {
-        let scales = widen::<Q>(vreinterpretq_s8_u8(load(block, 192)));
-        vmulq_f32(vcvtq_f32_s32(join_halves(totals, scales)), *d)
+    fn scales<const Q: usize>(block: &[u8], _: &F32x4) -> OfHalves {
+        OfHalves(vmovl_low_s8(vreinterpretq_s8_u8(load_8(block, 192 + 8 * Q))))
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>(d: &F32x4, scaled: I32x4, _: &Four) -> F32x4 {
+        vmulq_f32(vcvtq_f32_s32(scaled), *d)
     }
 }
 
@@ -373,11 +485,13 @@ impl Codes for Iq4Xs {
 
 impl SuperBlock for Iq4Xs {
     const BYTES: usize = iq4_xs::BYTES;
+    const ROWS: usize = 1;
     /// Scales of the groups, and what they are multiplied with.
-    type Opened = ([I32x4; 2], F32x4);
+    type Opened = (I8x16, F32x4);
+    type Scales = OfGroups;
 
     #[inline(always)]
-    fn open<M: Multiplier>(block: &[u8]) -> ([I32x4; 2], F32x4) {
+    fn open<M: Multiplier>(block: &[u8]) -> (I8x16, F32x4) {
         // One after the other the nibbles of four bytes, and the pairs of bits of two, moved to bits 4 and 5.
         const PAIRS: [i8; 16] = [2, 2, 2, 2, 3, 3, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0];
         const TO_BITS_4_AND_5: [i8; 16] = [4, 2, 0, -2, 4, 2, 0, -2, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -386,16 +500,22 @@ impl SuperBlock for Iq4Xs {
         let high = and(vshlq_u8(high, load_i8(&TO_BITS_4_AND_5)), 0x30);
         let [even, odd] = nibbles(load_4_times_4(block, 4));
         let both = vorrq_u8(vzip1q_u8(even, odd), high);
-        (widen_low(vaddq_s8(vreinterpretq_s8_u8(both), vdupq_n_s8(-32))), load_f16(block, 0))
+        (vaddq_s8(vreinterpretq_s8_u8(both), vdupq_n_s8(-32)), load_f16(block, 0))
     }
 
     #[inline(always)]
-    fn codes<M: Multiplier, const Q: usize>(block: &[u8], _: &([I32x4; 2], F32x4)) -> [[I8x16; 2]; 4] {
+    fn codes<M: Multiplier, const Q: usize>(block: &[u8], _: &(I8x16, F32x4)) -> [[I8x16; 2]; 4] {
         [0, 16, 32, 48].map(|at| steps(load(block, 8 + Q * 64 + at)))
     }
 
     #[inline(always)]
-    fn values<const Q: usize>(_: &[u8], (s, d): &([I32x4; 2], F32x4), totals: [I32x4; 2], _: &Sums) -> F32x4 {
-        vmulq_f32(vcvtq_f32_s32(vmulq_s32(totals[0], s[Q])), *d)
+    fn scales<const Q: usize>(_: &[u8], (scales, _): &(I8x16, F32x4)) -> OfGroups {
+        let eight = vmovl_low_s8(*scales);
+        OfGroups(if Q == 0 { vmovl_low_s16(eight) } else { vmovl_high_s16(eight) })
+    }
+
+    #[inline(always)]
+    fn values<const Q: usize>((_, d): &(I8x16, F32x4), scaled: I32x4, _: &Four) -> F32x4 {
+        vmulq_f32(vcvtq_f32_s32(scaled), *d)
     }
 }
