@@ -596,7 +596,7 @@ fn multiply_tile<const N: usize, const S: usize, const BYTES: usize, const MINIM
                         let of_block = columns[0].q.as_chunks().0.get(i).zip(sums.as_chunks_mut().0.get_mut(i));
                         if let Some((block, (q, sums))) = run.get(i).zip(of_block) {
                             let groups = unpack(block);
-                            factors.put(i, &groups);
+                            factors.put::<S, MINIMA>(i, &groups);
                             *sums = groups.sums::<MINIMA>(q);
                         }
                     }
@@ -604,7 +604,7 @@ fn multiply_tile<const N: usize, const S: usize, const BYTES: usize, const MINIM
                 factors.decode().add::<MINIMA>(sums, &columns[0], &mut lanes[0]);
                 continue;
             }
-            let factors = slab.fill(unpack, run);
+            let factors = slab.fill::<N, S, BYTES, MINIMA>(unpack, run);
             for (column, lanes) in columns.iter().zip(lanes).take(n) {
                 factors.add::<MINIMA>(slab.sums(column), column, lanes);
             }
@@ -655,7 +655,7 @@ impl Slab {
 
     /// Takes the groups of these blocks, and returns their factors.
     #[inline(always)]
-    fn fill<const N: usize, const S: usize, const BYTES: usize>(
+    fn fill<const N: usize, const S: usize, const BYTES: usize, const MINIMA: bool>(
         &mut self,
         unpack: impl Fn(&[u8; BYTES]) -> Groups<N, S>,
         run: &[[u8; BYTES]],
@@ -663,7 +663,7 @@ impl Slab {
         let mut factors = Factors::ZERO;
         for (i, block) in run.iter().enumerate().take(LANES / N) {
             let groups = unpack(block);
-            factors.put(i, &groups);
+            factors.put::<S, MINIMA>(i, &groups);
             for ((to, codes), scales) in self.0[i * N..].iter_mut().zip(&groups.codes).zip(&groups.scales) {
                 let (to, codes) = (to.as_chunks_mut::<HALF>().0, codes.as_chunks::<HALF>().0);
                 for ((to, codes), scale) in to.iter_mut().zip(codes).zip([scales[0], scales[S - 1]]) {
@@ -699,10 +699,13 @@ impl<const N: usize> Factors<u16, N> {
 
     /// Takes those of block `i`.
     #[inline(always)]
-    fn put<const S: usize>(&mut self, i: usize, groups: &Groups<N, S>) {
-        (self.d[i], self.m[i]) = (groups.d, groups.m);
-        for g in 0..N {
-            self.minima[i * N + g] = groups.minima[g];
+    fn put<const S: usize, const MINIMA: bool>(&mut self, i: usize, groups: &Groups<N, S>) {
+        self.d[i] = groups.d;
+        if MINIMA {
+            self.m[i] = groups.m;
+            for g in 0..N {
+                self.minima[i * N + g] = groups.minima[g];
+            }
         }
     }
 
