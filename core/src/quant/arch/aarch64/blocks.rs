@@ -12,6 +12,7 @@ use core::array::from_fn;
 use super::multipliers::Multiplier;
 use super::neon::*;
 use super::{Activations, COLUMNS, Codes, Column, Rest, strips};
+use crate::part::{part, part_mut};
 use crate::quant::iq4_nl::STEPS;
 use crate::quant::{Batch, GROUP, LANES, SUPER, iq4_nl, q4_0, q4_1, q5_0, q5_1, q8_0};
 
@@ -97,22 +98,29 @@ fn strip<M: Multiplier, F: Block, const C: usize>(rows: &[u8], x: &Batch, b: usi
     let (batch, row_bytes) = (x.len().max(1), (x.cols / GROUP * F::BYTES).max(1));
     let columns = from_fn(|c| Column::of(x, b + c));
     let rest = columns.each_ref().map(Column::rest);
-    let n = x.cols / SUPER;
+    let (n, left) = (x.cols / SUPER, x.cols / GROUP % LANES);
     // SAFETY: so many has each column, and as many groups each row.
     let run = |i: usize| columns.each_ref().map(|x| unsafe { x.run(i) });
     let mut tile = Tile::<M, C> { lanes: [[vdupq_n_f32(0.0); LANES]; C], running: [M::start(); C] };
-    for (rows, products) in rows.chunks((4 * row_bytes).max(1)).zip(products.chunks_mut((4 * batch).max(1))) {
+    let mut blocks = Blocks::of(rows, row_bytes);
+    let n_rows = (rows.len() / row_bytes).min(products.len() / batch);
+    let whole = n_rows / 4 * 4;
+    let products = part_mut(products, ..n_rows * batch);
+    for (i, products) in products.chunks_mut((4 * batch).max(1)).enumerate() {
+        if 4 * i == whole {
+            // Fewer than four rows are left.
+            blocks = Blocks::of(part(rows, whole * row_bytes..), row_bytes);
+        }
         tile.lanes = [[vdupq_n_f32(0.0); LANES]; C];
-        let mut blocks = Blocks::of(rows, row_bytes);
         for i in 0..n {
             // SAFETY: these are some of the row's.
             unsafe { tile.add_run::<F>(&mut blocks, &run(i)) };
         }
-        let left = x.cols / GROUP % LANES;
         if left > 0 {
             // SAFETY: these are the row's last ones.
-            tile = unsafe { tile.with_rest::<F>(blocks, &rest, left) };
+            (tile, blocks) = unsafe { tile.with_rest::<F>(blocks, &rest, left) };
         }
+        blocks.skip(3 * row_bytes);
         for (c, sums) in tile.lanes.map(sum_8_lanes).into_iter().enumerate() {
             for (r, sum) in sums.into_iter().enumerate() {
                 if let Some(product) = products.get_mut(r * batch + b + c) {
@@ -156,24 +164,29 @@ impl<M: Multiplier, const C: usize> Tile<M, C> {
     /// # Safety
     /// Each row has so many blocks more.
     #[inline(never)]
-    unsafe fn with_rest<F: Block>(mut self, mut blocks: Blocks<'_, 4>, x: &[Rest; C], n: usize) -> Self {
-        let (blocks, x) = (&mut blocks, &x.each_ref().map(Rest::run));
+    unsafe fn with_rest<'a, F: Block>(
+        mut self,
+        mut blocks: Blocks<'a, 4>,
+        x: &[Rest; C],
+        n: usize,
+    ) -> (Self, Blocks<'a, 4>) {
+        let x = &x.each_ref().map(Rest::run);
         let [first, second] = [0, 1].map(|half| Scales::of(x, half));
         for group in 0..n {
             // SAFETY: as said above.
             unsafe {
                 match group {
-                    0 => self.add_group::<F, 0, 0>(blocks, x, &first),
-                    1 => self.add_group::<F, 0, 1>(blocks, x, &first),
-                    2 => self.add_group::<F, 0, 2>(blocks, x, &first),
-                    3 => self.add_group::<F, 0, 3>(blocks, x, &first),
-                    4 => self.add_group::<F, 1, 0>(blocks, x, &second),
-                    5 => self.add_group::<F, 1, 1>(blocks, x, &second),
-                    _ => self.add_group::<F, 1, 2>(blocks, x, &second),
+                    0 => self.add_group::<F, 0, 0>(&mut blocks, x, &first),
+                    1 => self.add_group::<F, 0, 1>(&mut blocks, x, &first),
+                    2 => self.add_group::<F, 0, 2>(&mut blocks, x, &first),
+                    3 => self.add_group::<F, 0, 3>(&mut blocks, x, &first),
+                    4 => self.add_group::<F, 1, 0>(&mut blocks, x, &second),
+                    5 => self.add_group::<F, 1, 1>(&mut blocks, x, &second),
+                    _ => self.add_group::<F, 1, 2>(&mut blocks, x, &second),
                 }
             }
         }
-        self
+        (self, blocks)
     }
 
     /// Adds group G of half H of a run.
