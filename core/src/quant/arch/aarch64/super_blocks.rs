@@ -166,6 +166,7 @@ impl<M: Multiplier, const C: usize, const R: usize> Tile<M, C, R> {
         opened: &[F::Opened; R],
         x: &[Activations<'_>; C],
     ) {
+        // Either C or R is 1.
         let codes = |r: usize| F::codes::<M, Q>(blocks[r], &opened[r]);
         let first = codes(0);
         for (c, x) in x.iter().enumerate() {
