@@ -159,7 +159,7 @@ impl<M: Multiplier, const C: usize> Tile<M, C> {
         }
     }
 
-    /// With the `n` groups, fewer than eight, that are left of each row.
+    /// With the `n` groups, fewer than eight, that are left of each row; and the blocks behind them.
     ///
     /// # Safety
     /// Each row has so many blocks more.

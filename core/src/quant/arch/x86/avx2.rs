@@ -11,7 +11,8 @@
 
 use core::arch::x86_64::*;
 
-use super::many::{AHEAD, WIDE, Wide};
+use super::many::{WIDE, Wide};
+use super::prefetch_ahead;
 use super::slab::{LastSlab, Rest, Slab, Slabs, columns};
 use super::unpack::*;
 use crate::quant::{Batch, sum_lanes};
@@ -106,9 +107,7 @@ pub(super) fn few<U: Unpack, const MOST: usize>(
         let mut sums = [_mm256_setzero_ps(); MOST];
         for i in 0..whole {
             let slab = &row[i * U::BYTES..][..U::BYTES];
-            for at in (0..U::BYTES).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(slab.as_ptr().wrapping_add(AHEAD + at).cast());
-            }
+            prefetch_ahead(&slab[0], U::BYTES);
             add_slab::<U, MOST>(slab, columns, i, &mut sums);
         }
         if rest > 0 {

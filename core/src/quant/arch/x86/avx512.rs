@@ -21,7 +21,8 @@
 
 use core::arch::x86_64::*;
 
-use super::many::{AHEAD, WIDE, Wide};
+use super::many::{WIDE, Wide};
+use super::prefetch_ahead;
 use super::slab::{LastSlab, Rest, Slab, Slabs, columns};
 use super::unpack::*;
 use crate::quant::iq4_nl::STEPS;
@@ -201,9 +202,7 @@ pub(super) fn few<U: Arrange, const MOST: usize>(
         for i in 0..whole {
             let slabs = each!(r in 0, 1, 2, 3 => &rows[r][i * U::BYTES..][..U::BYTES]);
             for slab in slabs {
-                for at in (0..U::BYTES).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(slab.as_ptr().wrapping_add(AHEAD + at).cast());
-                }
+                prefetch_ahead(&slab[0], U::BYTES);
             }
             add_slab::<U, MOST>(slabs, columns, i, &mut sums);
         }

@@ -17,12 +17,11 @@
 use core::arch::x86_64::*;
 use core::array;
 
+use super::prefetch_ahead;
 use super::slab::{LastSlab, Rest, SLAB, Slabs, columns};
 use super::unpack::{Factors, Scales, Unpack, load_32};
 use crate::quant::{Batch, FLOAT_LANES, GROUP, LANES, sum_lanes};
 
-/// Bytes that memory is asked for ahead of use.
-pub(super) const AHEAD: usize = 16384;
 /// Activation rows side by side.
 pub(super) const WIDE: usize = 16;
 /// Weight rows whose sums are kept: 16 KiB of them for each panel.
@@ -418,7 +417,7 @@ pub(super) unsafe fn floats<W: Wide, F: Floats, const AT_ONCE: usize, const COLU
             for i in 0..whole {
                 let at = i * FLOAT_LANES;
                 for row in &rows {
-                    _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(AHEAD + i * F::BYTES).cast());
+                    prefetch_ahead(&row[i * F::BYTES], 1);
                 }
                 add_floats::<W, F, AT_ONCE, COLUMNS>(&rows, i * F::BYTES, &columns, at, &mut sums);
             }

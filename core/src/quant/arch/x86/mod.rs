@@ -27,7 +27,7 @@ use core::ptr;
 
 use self::avx2::Avx2;
 use self::avx512::{Arrange, Avx512};
-use self::many::{AHEAD, Bf16, F16, F32, Floats, WIDE, Wide, floats, many};
+use self::many::{Bf16, F16, F32, Floats, WIDE, Wide, floats, many};
 use self::unpack::{Iq4_Nl, Iq4_Xs, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Unpack};
 use super::{Batch, Format, Isa, Kernel, Lanes, LanesTask, Task};
 use crate::quant::FLOAT_LANES;
@@ -83,6 +83,9 @@ pub(super) fn prefetch<T>(values: &[T]) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(at)) };
     }
 }
+
+/// Bytes that memory is asked for ahead of use.
+const AHEAD: usize = 16384;
 
 /// [`super::prefetch_ahead`].
 #[inline(always)]
